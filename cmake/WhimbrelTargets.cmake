@@ -1,0 +1,70 @@
+# How every target of the project is built: one place for flags, so that layers cannot drift apart.
+
+set(CMAKE_CXX_STANDARD 23)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_C_STANDARD 11)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+set(CMAKE_C_VISIBILITY_PRESET hidden)
+set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+find_program(WHIMBREL_CCACHE ccache)
+if(WHIMBREL_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${WHIMBREL_CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${WHIMBREL_CCACHE})
+endif()
+
+set(WHIMBREL_SANITIZE "" CACHE STRING "Sanitizers for the whole build, e.g. 'thread' or 'address,undefined'")
+
+add_library(whimbrel_flags INTERFACE)
+target_compile_options(whimbrel_flags INTERFACE
+  -Wall -Wextra -Wpedantic -Werror -Wshadow -Wconversion -Wno-sign-conversion
+  $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor -Woverloaded-virtual>
+  $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety -Wno-gnu-zero-variadic-macro-arguments>)
+target_include_directories(whimbrel_flags INTERFACE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR})
+if(WHIMBREL_SANITIZE)
+  target_compile_options(whimbrel_flags INTERFACE -fsanitize=${WHIMBREL_SANITIZE} -fno-omit-frame-pointer -g)
+  target_link_options(whimbrel_flags INTERFACE -fsanitize=${WHIMBREL_SANITIZE})
+endif()
+
+# Code that may run on the fault path: no exceptions, thread-locals resolved at load.
+add_library(whimbrel_engine_flags INTERFACE)
+target_link_libraries(whimbrel_engine_flags INTERFACE whimbrel_flags)
+target_compile_options(whimbrel_engine_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-fno-exceptions -fno-threadsafe-statics> -ftls-model=initial-exec)
+
+# whimbrel_layer(NAME SOURCES ... LINKS ...): one layer of the engine as a static library `whimbrel_NAME`.
+function(whimbrel_layer name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})
+  if(ARG_SOURCES)
+    add_library(whimbrel_${name} STATIC ${ARG_SOURCES})
+    target_link_libraries(whimbrel_${name} PRIVATE whimbrel_engine_flags PUBLIC ${ARG_LINKS})
+  else()
+    add_library(whimbrel_${name} INTERFACE)
+    target_link_libraries(whimbrel_${name} INTERFACE ${ARG_LINKS})
+  endif()
+endfunction()
+
+# whimbrel_test(NAME SOURCES ... LINKS ... [LABELS ...] [TIMEOUT s] [ARGS ...]): a GoogleTest program, one ctest entry.
+# Labels: unit (default), live (needs the real kernel), programs, slow.
+function(whimbrel_test name)
+  if(NOT WHIMBREL_TESTS)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LINKS;LABELS;ARGS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE whimbrel_flags ${ARG_LINKS} GTest::gtest GTest::gmock GTest::gtest_main)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  add_test(NAME ${name} COMMAND ${name} ${ARG_ARGS})
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS unit)
+  endif()
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  # Leak checking stops every thread and then reads memory itself: with memory away that waits for ever.
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
+    ENVIRONMENT "ASAN_OPTIONS=detect_leaks=0;TSAN_OPTIONS=halt_on_error=1")
+endfunction()
