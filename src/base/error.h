@@ -38,7 +38,7 @@ struct Error {
 template <class T>
 using Result = std::expected<T, Error>;
 
-[[nodiscard]] inline std::unexpected<Error> fail(Errc code, int sys = 0, const char* where = "") noexcept {
+[[nodiscard]] constexpr std::unexpected<Error> fail(Errc code, int sys = 0, const char* where = "") noexcept {
   return std::unexpected<Error>(Error{code, sys, where});
 }
 
