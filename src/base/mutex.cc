@@ -9,15 +9,26 @@
 namespace whimbrel {
 namespace {
 
-void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected, const timespec* limit) noexcept {
-  sys::call(SYS_futex, sys::arg(&word), FUTEX_WAIT_PRIVATE, expected, sys::arg(limit));
+std::atomic<BlockingHook*> blocking_hook{nullptr};
+
+void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::int64_t nanoseconds) noexcept {
+  if (BlockingHook* hook = blocking_hook.load(std::memory_order_acquire); hook != nullptr) [[unlikely]] {
+    if (hook->wait(word, expected, nanoseconds)) return;
+  }
+  const timespec limit{nanoseconds / 1'000'000'000, nanoseconds % 1'000'000'000};
+  sys::call(SYS_futex, sys::arg(&word), FUTEX_WAIT_PRIVATE, expected, nanoseconds < 0 ? 0 : sys::arg(&limit));
 }
 
 void futex_wake(std::atomic<std::uint32_t>& word, int count) noexcept {
+  if (BlockingHook* hook = blocking_hook.load(std::memory_order_acquire); hook != nullptr) [[unlikely]] {
+    if (hook->wake(word, count)) return;
+  }
   sys::call(SYS_futex, sys::arg(&word), FUTEX_WAKE_PRIVATE, count);
 }
 
 }  // namespace
+
+void set_blocking_hook(BlockingHook* hook) noexcept { blocking_hook.store(hook, std::memory_order_release); }
 
 void Mutex::lock() noexcept {
   std::uint32_t expected = 0;
@@ -28,7 +39,7 @@ void Mutex::lock() noexcept {
     if (word_.compare_exchange_weak(expected, 1, std::memory_order_acquire)) return;
     __builtin_ia32_pause();
   }
-  while (word_.exchange(2, std::memory_order_acquire) != 0) futex_wait(word_, 2, nullptr);
+  while (word_.exchange(2, std::memory_order_acquire) != 0) futex_wait(word_, 2, -1);
 }
 
 bool Mutex::try_lock() noexcept {
@@ -45,13 +56,6 @@ void Event::advance() noexcept {
   futex_wake(count_, 1 << 30);
 }
 
-void Event::wait(std::uint32_t seen, std::int64_t nanoseconds) noexcept {
-  if (nanoseconds < 0) {
-    futex_wait(count_, seen, nullptr);
-    return;
-  }
-  const timespec limit{nanoseconds / 1'000'000'000, nanoseconds % 1'000'000'000};
-  futex_wait(count_, seen, &limit);
-}
+void Event::wait(std::uint32_t seen, std::int64_t nanoseconds) noexcept { futex_wait(count_, seen, nanoseconds); }
 
 }  // namespace whimbrel

@@ -11,6 +11,21 @@
 
 namespace whimbrel {
 
+// Takes the kernel's place where a thread would sleep or wake sleepers, so that a simulation can run the engine's
+// threads as steps of its own. Consulted only where a futex call would be made; nothing is paid for it otherwise.
+class BlockingHook {
+ public:
+  virtual ~BlockingHook() = default;
+  // Sleeps as FUTEX_WAIT does (spurious returns allowed). False: the caller is no thread of the simulation and sleeps
+  // for real.
+  virtual bool wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
+                    std::int64_t nanoseconds) noexcept = 0;
+  // False: also wake real sleepers.
+  virtual bool wake(const std::atomic<std::uint32_t>& word, int count) noexcept = 0;
+};
+// Null: none. Only while no thread waits in a Mutex or Event.
+void set_blocking_hook(BlockingHook* hook) noexcept;
+
 class CAPABILITY("mutex") Mutex {
  public:
   constexpr Mutex() noexcept = default;
