@@ -1,0 +1,183 @@
+// AddressSpace: the engine's view of one process's memory: which slots are away or on their way, which device pages
+// they stand for, and the one lock that makes each step atomic against the program.
+//
+// Life of a page (names of the functions that do it):
+//   1. migrate_vma_setup   takes RAM pages out of the program into staging frames; touchers wait        (collect.cc)
+//   2. the driver          copies frames to its device pages; no lock held
+//   3. migrate_vma_pages   makes the destination the page's identity                                     (pages.cc)
+//   4. migrate_vma_finalize  the slot now says "on the device"; frames are freed, waiters re-driven       (finalize.cc)
+//   5. the program touches it: FaultService → PageMapOps::migrate_to_ram → 1..4 the other way round      (fault.cc)
+//   6. munmap, DONTNEED, mremap arrive as messages and change or drop slots at any moment in between     (events.cc)
+//
+// Locking (whole order in ARCHITECTURE.md): mutex() guards the page table, reverse mappings and the reading of messages.
+// It is held from before a message is read until it is applied, and over each of: "query mapping, watch, set entries,
+// MOVE" and "check entry, COPY, clear entry". It is never held over a Device call, a callback or a wait. Every page
+// operation can answer kEventPending; whoever holds the lock then reads and applies the messages himself
+// (pump_locked) and looks everything up again.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "base/clock.h"
+#include "base/memory_source.h"
+#include "base/mutex.h"
+#include "mm/page_map.h"
+#include "mm/page_table.h"
+#include "migrate/frame_pool.h"
+#include "port/mmu.h"
+
+namespace whimbrel {
+
+// Why slots change, for observers. Values as drivers know them (MN-02).
+enum class NotifyEvent : std::uint8_t {
+  kUnmap = 0, kClear = 1, kProtectionVma = 2, kProtectionPage = 3, kSoftDirty = 4, kRelease = 5, kMigrate = 6,
+  kExclusive = 7,
+};
+
+// Told about changes. Calls come without the lock held when `before` is true and possible (the engine's own
+// migrations), late and with the lock held for changes that the kernel reports after the fact (kUnmap, kClear of events):
+// then implementations must not call back into the space.
+class SpaceObserver {
+ public:
+  virtual ~SpaceObserver() = default;
+  virtual void invalidate_start(NotifyEvent event, PageRange range, const void* owner) noexcept = 0;
+  virtual void invalidate_end(NotifyEvent event, PageRange range, const void* owner) noexcept = 0;
+  // The mapping moved: what was at `from` is at `to` now. After the slots have been re-keyed.
+  virtual void remapped(PageRange from, PageIndex to) noexcept { (void)from, (void)to; }
+};
+
+struct PendingFault {
+  PageIndex page;
+  VirtualAddress address;
+  bool write = false;
+  bool write_protect = false;
+  std::uint32_t thread = 0;
+};
+
+struct SpaceStats {
+  std::atomic<std::uint64_t> collected{0}, restored{0}, moved{0}, inserted{0}, split{0}, split_failed{0};
+  std::atomic<std::uint64_t> faults{0}, waits{0}, busy{0}, event_pending{0}, dropped{0}, remapped{0};
+};
+
+class AddressSpace {
+ public:
+  struct Config {
+    PageCount staging{8192};          // 32 MiB of addresses
+    PageCount landing{2048};          // 8 MiB
+    PageCount huge{16 * kPagesPerHuge};  // 32 MiB
+    // A range the program is discarding is not collected from for this long after its message was read: the kernel
+    // drops the pages some time after that (no more is known), and a page stolen in between would survive.
+    std::int64_t quarantine_ns = 200'000'000;
+    // Break copy-on-write sharing of pages that refuse to move because of a fork (UA-06). Costs memory.
+    bool break_sharing = false;
+  };
+
+  [[nodiscard]] static Result<AddressSpace*> create(Mmu& mmu, MemorySource& source, Clock& clock,
+                                                    const Config& config) noexcept;
+  // Nothing may be away any more (bring_all_home) and no thread inside.
+  static void destroy(AddressSpace* space) noexcept;
+
+  // ---- devices -------------------------------------------------------------------------------------------
+  // Reserves `count` frame numbers for a device and makes them known. kInvalid (DM-10), kNoMemory. The map stays valid
+  // until remove_page_map.
+  [[nodiscard]] Result<PageMap*> add_page_map(MemoryType type, PageCount count, const void* owner,
+                                              PageMapOps* ops) noexcept;
+  // kBusy while pages of it are allocated (DM-14: evict first).
+  [[nodiscard]] Result<void> remove_page_map(PageMap* map) noexcept;
+  [[nodiscard]] PageMap* map_of(Pfn pfn) noexcept;
+
+  // ---- pages ---------------------------------------------------------------------------------------------
+  // Metadata of a device page or of a frame of ours; null for anything else.
+  [[nodiscard]] Page* page(Pfn pfn) noexcept;
+  // Drops one reference to the folio with this head. The last one frees it: frames go back to their pool, device pages
+  // to their owner (folio_free). With or without the lock held: folio_free must not call back into the space.
+  void put_page(Pfn head) noexcept;
+  // A frame to bring contents home in: locked, one reference. Small from the landing pool, huge from the huge pool.
+  [[nodiscard]] Result<Pfn> alloc_frames(PageCount count) noexcept;
+  [[nodiscard]] Result<Pfn> alloc_huge_frame() noexcept;
+  // Unlocks and drops a run of frames whose pages each have one reference left, in one go.
+  void free_frames(Pfn first, PageCount count) noexcept;
+  // The bytes of a frame of ours.
+  [[nodiscard]] std::byte* bytes(Pfn frame) noexcept { return mmu_.bytes(frame.frame()); }
+
+  // ---- messages ------------------------------------------------------------------------------------------
+  // Reads and applies everything that is there; faults are queued.
+  void pump() noexcept EXCLUDES(mutex_);
+  void pump_locked() noexcept REQUIRES(mutex_);
+  // Takes the oldest queued fault. False: none.
+  [[nodiscard]] bool take_fault(PendingFault* out) noexcept EXCLUDES(mutex_);
+
+  // ---- state ---------------------------------------------------------------------------------------------
+  [[nodiscard]] Mutex& mutex() noexcept RETURN_CAPABILITY(mutex_) { return mutex_; }
+  [[nodiscard]] PageTable& table() noexcept REQUIRES(mutex_) { return table_; }
+  [[nodiscard]] PageEntry entry(PageIndex page) noexcept EXCLUDES(mutex_);
+  [[nodiscard]] bool is_quarantined_locked(PageRange range) noexcept REQUIRES(mutex_);
+  // Splits a huge unit in the table and its folio into base pages (UN-04, CF-10). The lock on the head, if held, stays
+  // on the first piece; with lock_all every piece ends up locked (SUF-02). Calls folio_split of its owner under the
+  // lock: that callback, like folio_free, must not call back into the space.
+  [[nodiscard]] Result<void> split_huge_locked(PageIndex base, bool lock_all) noexcept REQUIRES(mutex_);
+
+  [[nodiscard]] Mmu& mmu() noexcept { return mmu_; }
+  [[nodiscard]] MemorySource& source() noexcept { return source_; }
+  [[nodiscard]] Clock& clock() noexcept { return clock_; }
+  [[nodiscard]] const Config& config() const noexcept { return config_; }
+  [[nodiscard]] SpaceStats& stats() noexcept { return stats_; }
+  [[nodiscard]] FramePool& pool(FrameUse use) noexcept { return *pools_[static_cast<std::size_t>(use)]; }
+
+  // Observers are few and added before migrations start. False: no room.
+  bool add_observer(SpaceObserver* observer) noexcept;
+  void notify_start(NotifyEvent event, PageRange range, const void* owner) noexcept;
+  void notify_end(NotifyEvent event, PageRange range, const void* owner) noexcept;
+
+  // ---- fork ----------------------------------------------------------------------------------------------
+  // In the child, before any other thread exists: the mmu has been reopened by the caller. Locks become free, slots
+  // that were coming home are on their device again or already home, frames are free, slots in mappings the child does
+  // not have are forgotten, and everything that is away is watched again. Returns the number of slots that are present
+  // although they are away: somebody touched them before us and saw zeros; the caller must not go on (0 is right).
+  [[nodiscard]] std::uint64_t recover_in_child() noexcept;
+
+  // Every page in one place, references and lock bits consistent. Stops the process when not. For tests.
+  void check_invariants() noexcept EXCLUDES(mutex_);
+
+ private:
+  AddressSpace(Mmu& mmu, MemorySource& source, Clock& clock, const Config& config) noexcept;
+
+  void apply_locked(const Message& message) noexcept REQUIRES(mutex_);
+  void drop_range_locked(PageRange range, NotifyEvent why) noexcept REQUIRES(mutex_);
+  void remap_range_locked(PageRange from, PageIndex to) noexcept REQUIRES(mutex_);
+  void quarantine_locked(PageRange range) noexcept REQUIRES(mutex_);
+  void queue_fault_locked(const Message& message) noexcept REQUIRES(mutex_);
+  void free_folio(Pfn head, unsigned order) noexcept;
+
+  struct Quarantine {
+    PageRange range;
+    std::int64_t until_ns = 0;
+  };
+  static constexpr std::size_t kMaxMaps = 64;
+  static constexpr std::size_t kMaxObservers = 4;
+  static constexpr std::size_t kFaultQueue = 1024;
+
+  // Constant after construction.
+  Mmu& mmu_;
+  MemorySource& source_;
+  Clock& clock_;
+  const Config config_;
+  std::array<FramePool*, 3> pools_{};
+
+  SpaceStats stats_;
+  std::array<std::atomic<PageMap*>, kMaxMaps> maps_{};
+  std::atomic<std::uint64_t> next_device_pfn_{kFirstDevicePfn.raw()};
+  std::array<SpaceObserver*, kMaxObservers> observers_{};
+  std::size_t observer_count_ = 0;
+
+  Mutex mutex_;
+  PageTable table_ GUARDED_BY(mutex_);
+  std::array<Quarantine, 64> quarantine_ GUARDED_BY(mutex_){};
+  std::size_t quarantine_next_ GUARDED_BY(mutex_) = 0;
+  std::array<PendingFault, kFaultQueue> faults_ GUARDED_BY(mutex_){};
+  std::size_t fault_head_ GUARDED_BY(mutex_) = 0;
+  std::size_t fault_count_ GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace whimbrel
