@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cerrno>
 
@@ -124,6 +125,22 @@ Result<int> userfaultfd(int flags) noexcept {
   return number(call(SYS_userfaultfd, flags | O_CLOEXEC | O_NONBLOCK), "userfaultfd");
 }
 
+Result<std::uint64_t> file_size(int fd) noexcept {
+  const long raw = call(SYS_lseek, fd, 0, SEEK_END);
+  if (raw < 0) return fail(errc_of(static_cast<int>(-raw)), static_cast<int>(-raw), "lseek");
+  return static_cast<std::uint64_t>(raw);
+}
+
+Result<void> truncate(int fd, std::uint64_t bytes) noexcept {
+  return done(call(SYS_ftruncate, fd, static_cast<long>(bytes)), "ftruncate");
+}
+
+Result<void*> map_shared(int fd, std::size_t bytes) noexcept {
+  const long raw = call(SYS_mmap, 0, static_cast<long>(bytes), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (raw < 0 && raw > -4096) return fail(errc_of(static_cast<int>(-raw)), static_cast<int>(-raw), "mmap");
+  return reinterpret_cast<void*>(raw);
+}
+
 Result<void*> mmap(void* address, std::size_t bytes, int protection, int flags) noexcept {
   const long raw = call(SYS_mmap, arg(address), static_cast<long>(bytes), protection, flags | MAP_ANONYMOUS, -1, 0);
   if (raw < 0 && raw > -4096) return fail(errc_of(static_cast<int>(-raw)), static_cast<int>(-raw), "mmap");
@@ -165,6 +182,8 @@ Result<void> set_limit(int resource, Limit value) noexcept {
 
 int gettid() noexcept { return static_cast<int>(call(SYS_gettid)); }
 int getpid() noexcept { return static_cast<int>(call(SYS_getpid)); }
+int getppid() noexcept { return static_cast<int>(call(SYS_getppid)); }
+bool process_exists(int pid) noexcept { return call(SYS_kill, pid, 0) != -ESRCH; }
 
 Result<std::size_t> read_text(const char* path, char* buffer, std::size_t room) noexcept {
   Result<int> fd = open(path, O_RDONLY);

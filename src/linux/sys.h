@@ -37,9 +37,12 @@ void close_range(unsigned first, unsigned last) noexcept;
 // Number of ready descriptors; 0 after `nanoseconds` (negative: no limit). A signal counts as 0.
 [[nodiscard]] Result<int> poll(pollfd* fds, std::size_t count, std::int64_t nanoseconds) noexcept;
 [[nodiscard]] Result<int> userfaultfd(int flags) noexcept;
+[[nodiscard]] Result<std::uint64_t> file_size(int fd) noexcept;
+[[nodiscard]] Result<void> truncate(int fd, std::uint64_t bytes) noexcept;
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 [[nodiscard]] Result<void*> mmap(void* address, std::size_t bytes, int protection, int flags) noexcept;  // anonymous
+[[nodiscard]] Result<void*> map_shared(int fd, std::size_t bytes) noexcept;  // a file, readable and writable
 void munmap(void* address, std::size_t bytes) noexcept;
 [[nodiscard]] Result<void> mprotect(void* address, std::size_t bytes, int protection) noexcept;
 [[nodiscard]] Result<void> madvise(void* address, std::size_t bytes, int advice) noexcept;
@@ -58,6 +61,9 @@ inline constexpr std::uint64_t kUnlimited = ~std::uint64_t{0};
 [[nodiscard]] Result<void> set_limit(int resource, Limit value) noexcept;
 [[nodiscard]] int gettid() noexcept;
 [[nodiscard]] int getpid() noexcept;
+[[nodiscard]] int getppid() noexcept;
+// Also true for a process that may not be signalled, and for one that nobody has waited for yet.
+[[nodiscard]] bool process_exists(int pid) noexcept;
 
 // Reads a small text file whole into `buffer`, zero-terminated; returns the length without the zero. What does not fit
 // is cut off.

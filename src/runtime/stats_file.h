@@ -1,0 +1,156 @@
+// The statistics file: what every process of one `whimbrel run` is doing, in one shared file mapping.
+//
+// `whimbrel run` creates the file (permission 0600) and names it in the environment. Every process below it maps the
+// file and claims one slot; a forked child inherits the mapping and claims a slot of its own. Counters are stored
+// straight into the mapping, so they survive every kind of death, and reading them costs the program nothing.
+//
+// Layout (version 1, little endian, all offsets fixed):
+//   0        StatsHeader          4096 bytes: identification, limits, what dead processes left behind
+//   4096     StatsMessage[256]    65536 bytes: ring of messages for people, written by anyone, read by `run`
+//   69632    StatsSlot[4096]      512 bytes each
+// Numbers are bytes, pages of 4096 bytes, or nanoseconds, as their names say. Readers check magic and version.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "base/error.h"
+
+namespace whimbrel {
+
+inline constexpr std::uint64_t kStatsMagic = 0x6c6572626d696877;  // the bytes "whimbrel"
+inline constexpr std::uint32_t kStatsVersion = 1;
+inline constexpr std::size_t kStatsMessages = 256;
+inline constexpr std::size_t kStatsSlots = 4096;
+inline constexpr std::size_t kLatencyBuckets = 20;
+
+using Counter = std::atomic<std::uint64_t>;
+static_assert(Counter::is_always_lock_free);
+
+// Counters that add up over processes.
+struct StatsCounters {
+  Counter pages_out;         // pages that left for the device
+  Counter pages_home;        // pages that came home from the device
+  Counter faults;            // touches of memory that was away
+  Counter zero_faults;       // first touches of fresh memory served by the engine
+  Counter wait_ns;           // time threads of the program waited for those
+  Counter refused;           // pages that could not leave: pinned, or shared with a forked process
+  Counter back_pressure;     // times the fault path had to make room itself before serving
+  Counter clean_drops;       // pages that left without being stored again
+  Counter forks;             // children that went through the fork protocol
+  Counter errors;            // device errors
+  std::array<Counter, kLatencyBuckets> latency;  // faults by waiting time: bucket n counts [2^n, 2^(n+1)) microseconds
+};
+
+// Numbers of which only the largest matters when processes are put together.
+struct StatsPeaks {
+  Counter resident_bytes;    // highest uncompressed residency
+  Counter total_bytes;       // highest residency + store + staging + engine
+  Counter stored_pages;      // most pages away at once ...
+  Counter compressed_bytes;  // ... and their size on the device at that moment
+  Counter stored_bytes;      // ... and what the device really held for them
+};
+
+enum class SlotState : std::uint32_t { kFree = 0, kLive = 1, kFolding = 2 };
+
+enum class EngineMode : std::uint32_t {
+  kWaiting = 0,    // below the budget: nothing but a sleeping thread
+  kManaged = 1,    // memory is being moved
+  kUnmanaged = 2,  // whimbrel could not start in this process; it runs as if without it
+};
+
+struct alignas(512) StatsSlot {
+  std::atomic<SlotState> state;
+  std::atomic<std::uint32_t> pid;
+  std::atomic<std::uint32_t> parent_pid;
+  std::atomic<EngineMode> mode;
+  Counter started_ns;        // monotonic clock
+  Counter updated_ns;
+  std::array<std::atomic<char>, 16> name;
+  Counter resident_bytes;    // now
+  Counter total_bytes;
+  Counter stored_bytes;
+  Counter stored_pages;
+  Counter watched_bytes;     // memory of the program that is under management
+  StatsPeaks peak;
+  StatsCounters counters;
+};
+static_assert(sizeof(StatsSlot) == 512);
+
+struct StatsMessage {
+  std::atomic<std::uint32_t> sequence;  // 0 while being written; otherwise 1 + the message's number
+  std::atomic<std::uint32_t> pid;
+  std::array<std::atomic<char>, 248> text;  // zero-terminated
+};
+static_assert(sizeof(StatsMessage) == 256);
+
+struct alignas(4096) StatsHeader {
+  std::uint64_t magic;
+  std::uint32_t version;
+  std::uint32_t slots;
+  std::uint64_t ram_limit_bytes;    // 0: none
+  std::uint64_t total_limit_bytes;  // 0: none
+  std::array<char, 128> device;     // zero-terminated specification
+  std::atomic<std::uint32_t> next_slot;
+  std::atomic<std::uint32_t> next_message;
+  Counter exited_processes;         // processes whose slots have been used again ...
+  StatsPeaks exited_peak;           // ... and what they left
+  StatsCounters exited;
+};
+static_assert(sizeof(StatsHeader) == 4096);
+
+struct StatsLayout {
+  StatsHeader header;
+  std::array<StatsMessage, kStatsMessages> messages;
+  std::array<StatsSlot, kStatsSlots> slots;
+};
+static_assert(offsetof(StatsLayout, messages) == 4096);
+static_assert(offsetof(StatsLayout, slots) == 69632);
+
+// A mapped statistics file. Trivial: copying copies the pointer; the mapping lives as long as the process.
+class StatsFile {
+ public:
+  // Creates the file (it must not exist) and maps it.
+  struct Limits {
+    std::uint64_t ram_bytes = 0;
+    std::uint64_t total_bytes = 0;
+    const char* device = "";
+  };
+  [[nodiscard]] static Result<StatsFile> create(const char* path, const Limits& limits) noexcept;
+  // Maps an existing one. kInvalid: not a statistics file, or of another version.
+  [[nodiscard]] static Result<StatsFile> open(const char* path) noexcept;
+
+  constexpr StatsFile() noexcept = default;
+  // Without a file: counters go to a page of this process and are lost with it.
+  [[nodiscard]] explicit operator bool() const noexcept { return layout_ != nullptr; }
+  [[nodiscard]] StatsLayout& layout() const noexcept { return *layout_; }
+
+  // A slot for this process. When all have been used, one of a dead process is folded into the header and used again;
+  // null when every slot belongs to a living process.
+  [[nodiscard]] StatsSlot* claim(std::uint32_t pid, std::uint32_t parent_pid, std::int64_t now_ns) const noexcept;
+  // Adds a message for people. Cut to what fits; never waits.
+  void post(std::uint32_t pid, const char* text) const noexcept;
+  // Copies the message with this number; false: not there yet, or already overwritten.
+  [[nodiscard]] bool message(std::uint32_t number, char (&text)[248], std::uint32_t* pid) const noexcept;
+
+  struct Totals {
+    std::uint64_t processes = 0;   // program images that took part: an exec counts as a new one
+    std::uint64_t managed = 0;     // of these: had memory under management
+    std::uint64_t peak_resident_bytes = 0, peak_total_bytes = 0;  // of the process where it was highest
+    std::uint64_t peak_stored_pages = 0, compressed_bytes = 0, peak_stored_bytes = 0;  // ditto
+    std::uint64_t pages_out = 0, pages_home = 0, faults = 0, zero_faults = 0, wait_ns = 0;
+    std::uint64_t refused = 0, back_pressure = 0, clean_drops = 0, forks = 0, errors = 0;
+    std::array<std::uint64_t, kLatencyBuckets> latency{};
+  };
+  // All processes, dead ones included, put together.
+  [[nodiscard]] Totals totals() const noexcept;
+
+ private:
+  explicit StatsFile(StatsLayout* layout) noexcept : layout_(layout) {}
+  [[nodiscard]] StatsSlot* reclaim() const noexcept;
+  StatsLayout* layout_ = nullptr;
+};
+
+}  // namespace whimbrel
