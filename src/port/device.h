@@ -82,6 +82,17 @@ class Device {
   // Waits until every operation of the batch has its result. Returns at once for synchronous devices.
   virtual void wait(DeviceBatch& batch) noexcept = 0;
 
+  // Whether memory holds the same bytes as the slots; writes nothing. This is how a page that came home writable is
+  // found clean: equal means the stored copy still stands for it. kInvalid (nothing stored), kCorrupt, kDeviceIo,
+  // kNotSupported (then the caller must store again).
+  [[nodiscard]] virtual Result<bool> verify(DeviceSlot, std::uint32_t /*pages*/, const std::byte*) noexcept {
+    return fail(Errc::kNotSupported, 0, "verify");
+  }
+
+  // Upkeep in the background, e.g. giving back memory that frees have left scattered. Copies at most about
+  // `budget_bytes` and returns whether more is worth doing. For a thread with time to spare; others are not held up.
+  virtual bool maintain(std::size_t /*budget_bytes*/) noexcept { return false; }
+
   // fork: prepare_fork() brings the device to a state that a copy of the process can go on from and holds it there;
   // exactly one of the other two follows in each process. In the child, contents stored before the fork stay loadable
   // (when shared_on_fork) and are never modified in place.

@@ -1,0 +1,46 @@
+// ForkGate: lets a fork wait until nobody is inside a device.
+//
+// Every operation of a device runs between enter() and leave(). prepare_fork() closes the gate, which waits for those
+// inside and holds those who arrive: at that instant all locks of the device are free and all its data is consistent,
+// so the copy that the child gets can be used as it is. Operations are short (one unit), so the wait is short too.
+//
+// Thread-safe. Never nested: whoever is inside must not enter() again, or a close in between would wait for ever.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "base/mutex.h"
+
+namespace whimbrel {
+
+class ForkGate {
+ public:
+  void enter() noexcept;
+  void leave() noexcept;
+  // Waits for those inside; arriving threads wait until open(). Concurrent closers take turns.
+  void close() noexcept;
+  void open() noexcept;
+  // In the forked child: the threads that waited at the gate do not exist there.
+  void open_in_child() noexcept;
+
+ private:
+  static constexpr std::uint32_t kClosed = 1u << 31;
+
+  std::atomic<std::uint32_t> state_{0};  // kClosed | number of threads inside
+  Event changed_;
+};
+
+// Inside the gate for the length of a scope.
+class GatePass {
+ public:
+  explicit GatePass(ForkGate& gate) noexcept : gate_(gate) { gate_.enter(); }
+  ~GatePass() { gate_.leave(); }
+  GatePass(const GatePass&) = delete;
+  GatePass& operator=(const GatePass&) = delete;
+
+ private:
+  ForkGate& gate_;
+};
+
+}  // namespace whimbrel

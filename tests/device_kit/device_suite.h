@@ -1,0 +1,75 @@
+// One suite that every Device must pass.
+//
+// To test a device of your own, link `whimbrel_device_kit` and say how to make it:
+//
+//   INSTANTIATE_TEST_SUITE_P(MyDevice, DeviceSuite, testing::Values(DeviceUnderTest{
+//       .name = "mine", .make = [](MemorySource& memory, std::uint64_t capacity) { return ...; }}), device_name);
+//
+// `capacity` is a limit on the bytes held, 0 for none; a device without limits sets `has_capacity` to false.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "port/device.h"
+#include "tests/device_kit/page_contents.h"
+#include "tests/device_kit/test_memory.h"
+
+namespace whimbrel::testing {
+
+using DevicePtr = std::unique_ptr<Device, std::function<void(Device*)>>;
+
+struct DeviceUnderTest {
+  std::string name;
+  std::function<DevicePtr(MemorySource& memory, std::uint64_t capacity)> make;
+  bool has_capacity = true;
+  bool has_verify = true;
+  bool keeps_fills_free = false;  // pages of one repeated word take no room
+};
+
+inline std::string device_name(const ::testing::TestParamInfo<DeviceUnderTest>& info) { return info.param.name; }
+
+// Page-aligned memory of the test.
+class Pages {
+ public:
+  explicit Pages(std::size_t pages) : words_(pages * 512 + 511) {}
+  [[nodiscard]] std::byte* data() {
+    return reinterpret_cast<std::byte*>((reinterpret_cast<std::uintptr_t>(words_.data()) + 4095) &
+                                        ~std::uintptr_t{4095});
+  }
+  [[nodiscard]] std::byte* page(std::size_t i) { return data() + i * kPageBytes; }
+  [[nodiscard]] std::size_t count() const { return (words_.size() - 511) / 512; }
+  [[nodiscard]] std::span<std::byte> bytes() { return {data(), count() * kPageBytes}; }
+
+ private:
+  std::vector<std::uint64_t> words_;
+};
+
+// One operation, done and waited for.
+Result<void> store(Device& device, DeviceSlot first, std::uint32_t pages, const std::byte* memory);
+Result<void> load(Device& device, DeviceSlot first, std::uint32_t pages, std::byte* memory);
+
+class DeviceSuite : public ::testing::TestWithParam<DeviceUnderTest> {
+ protected:
+  void SetUp() override;
+  void TearDown() override;
+  // Replaces the device by one with this limit.
+  void remake(std::uint64_t capacity);
+  // Reserves and stores; the test fails when either does.
+  DeviceSlot put(Pages& pages);
+  void expect_same(DeviceSlot first, Pages& pages);
+
+  TestMemory memory_;
+  DevicePtr device_{nullptr, [](Device*) {}};
+  std::uint32_t unit_ = 1;
+};
+
+// The seed of this run: WHIMBREL_SEED, or the time. Printed by each test that uses it.
+[[nodiscard]] std::uint64_t run_seed();
+
+}  // namespace whimbrel::testing

@@ -1,0 +1,147 @@
+// fork: parent and child go on from the same contents and do not disturb each other.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+#include <thread>
+
+#include "tests/device_kit/device_suite.h"
+
+namespace whimbrel::testing {
+namespace {
+
+// Forks with the device's hooks around it; the child runs `child` and ends with its answer as exit code.
+template <class F>
+int fork_and_run(Device& device, F&& child) {
+  device.prepare_fork();
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    device.after_fork_in_child();
+    ::_exit(child());
+  }
+  device.after_fork_in_parent();
+  EXPECT_GT(pid, 0);
+  int status = -1;
+  EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+struct Stored {
+  DeviceSlot slot;
+  std::uint64_t seed;
+};
+
+bool holds(Device& device, const Stored& stored, std::uint32_t pages) {
+  Pages contents(pages), back(pages);
+  fill_mixed(stored.seed, contents.bytes());
+  return load(device, stored.slot, pages, back.data()).has_value() &&
+         std::memcmp(back.data(), contents.data(), pages * kPageBytes) == 0;
+}
+
+bool put_seed(Device& device, std::vector<Stored>& all, std::uint64_t seed, std::uint32_t pages) {
+  Pages contents(pages);
+  fill_mixed(seed, contents.bytes());
+  const Result<DeviceSlot> slot = device.reserve(pages);
+  if (!slot || !store(device, *slot, pages, contents.data())) return false;
+  all.push_back({*slot, seed});
+  return true;
+}
+
+// Fewer units where they are large, so that the test moves about as many bytes on every device.
+std::uint64_t scaled(std::uint64_t units, std::uint32_t pages) {
+  return pages <= 16 ? units : std::max<std::uint64_t>(4, units * 16 / pages);
+}
+
+// What a child does with what it inherited and what it adds. The return value says where it went wrong.
+int live_on(Device& device, std::vector<Stored>& all, std::uint32_t pages) {
+  for (const Stored& stored : all) {
+    if (!holds(device, stored, pages)) return 1;
+  }
+  for (std::size_t i = 0; i < all.size(); i += 2) device.release(all[i].slot, pages);
+  std::vector<Stored> rest;
+  for (std::size_t i = 1; i < all.size(); i += 2) rest.push_back(all[i]);
+  for (std::uint64_t seed = 1000; seed < 1000 + scaled(100, pages); ++seed) {
+    if (!put_seed(device, rest, seed, pages)) return 2;
+  }
+  while (device.maintain(1 << 20)) {
+  }
+  for (const Stored& stored : rest) {
+    if (!holds(device, stored, pages)) return 3;
+  }
+  // Stored again in place of what was inherited.
+  Pages contents(pages);
+  fill_mixed(5000, contents.bytes());
+  if (!store(device, rest[0].slot, pages, contents.data())) return 4;
+  rest[0].seed = 5000;
+  if (!holds(device, rest[0], pages)) return 5;
+  for (const Stored& stored : rest) device.release(stored.slot, pages);
+  return device.stats().stored_pages == 0 ? 0 : 6;
+}
+
+TEST_P(DeviceSuite, ParentAndChildLiveOnAfterAFork) {
+  if (!device_->traits().shared_on_fork) GTEST_SKIP() << "this device does not share its contents with a child";
+  std::vector<Stored> all;
+  for (std::uint64_t seed = 0; seed < scaled(300, unit_); ++seed) ASSERT_TRUE(put_seed(*device_, all, seed, unit_));
+  EXPECT_EQ(fork_and_run(*device_, [&] { return live_on(*device_, all, unit_); }), 0);
+  for (const Stored& stored : all) ASSERT_TRUE(holds(*device_, stored, unit_)) << "the child changed the parent";
+  EXPECT_EQ(live_on(*device_, all, unit_), 0) << "the parent after the fork";
+}
+
+TEST_P(DeviceSuite, GrandchildrenReadEveryGeneration) {
+  if (!device_->traits().shared_on_fork) GTEST_SKIP() << "this device does not share its contents with a child";
+  std::vector<Stored> all;
+  for (std::uint64_t seed = 0; seed < scaled(100, unit_); ++seed) ASSERT_TRUE(put_seed(*device_, all, seed, unit_));
+  EXPECT_EQ(fork_and_run(*device_,
+                         [&] {
+                           for (std::uint64_t seed = 100; seed < 100 + scaled(100, unit_); ++seed) {
+                             if (!put_seed(*device_, all, seed, unit_)) return 20;
+                           }
+                           return fork_and_run(*device_, [&] { return live_on(*device_, all, unit_); });
+                         }),
+            0);
+}
+
+// Forks while other threads store and load: the child must find everything that was finished, and nothing locked.
+TEST_P(DeviceSuite, ForkInTheMiddleOfOperations) {
+  if (!device_->traits().shared_on_fork) GTEST_SKIP() << "this device does not share its contents with a child";
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "ThreadSanitizer cannot follow a child of a process with several threads";
+#endif
+  std::vector<Stored> all;
+  for (std::uint64_t seed = 0; seed < scaled(50, unit_); ++seed) ASSERT_TRUE(put_seed(*device_, all, seed, unit_));
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  for (std::uint64_t t = 0; t < 2; ++t) {
+    threads.emplace_back([&, t] {
+      for (std::uint64_t round = 0; !stop; ++round) {
+        std::vector<Stored> own;
+        for (std::uint64_t i = 0; i < 8; ++i) {
+          EXPECT_TRUE(put_seed(*device_, own, (t + 1) * 1'000'000 + round * 8 + i, unit_));
+        }
+        for (const Stored& stored : own) {
+          EXPECT_TRUE(holds(*device_, stored, unit_));
+          device_->release(stored.slot, unit_);
+        }
+        device_->maintain(64 << 10);
+      }
+    });
+  }
+  // The child allocates: glibc makes that safe after a fork.
+  for (int i = 0; i < 12; ++i) {
+    ASSERT_EQ(fork_and_run(*device_,
+                           [&] {
+                             for (const Stored& stored : all) {
+                               if (!holds(*device_, stored, unit_)) return 1;
+                             }
+                             return put_seed(*device_, all, 77, unit_) && holds(*device_, all.back(), unit_) ? 0 : 2;
+                           }),
+              0);
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  for (const Stored& stored : all) device_->release(stored.slot, unit_);
+}
+
+}  // namespace
+}  // namespace whimbrel::testing
