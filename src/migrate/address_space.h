@@ -113,10 +113,17 @@ class AddressSpace {
   [[nodiscard]] PageTable& table() noexcept REQUIRES(mutex_) { return table_; }
   [[nodiscard]] PageEntry entry(PageIndex page) noexcept EXCLUDES(mutex_);
   [[nodiscard]] bool is_quarantined_locked(PageRange range) noexcept REQUIRES(mutex_);
-  // Splits a huge unit in the table and its folio into base pages (UN-04, CF-10). The lock on the head, if held, stays
-  // on the first piece; with lock_all every piece ends up locked (SUF-02). Calls folio_split of its owner under the
-  // lock: that callback, like folio_free, must not call back into the space.
-  [[nodiscard]] Result<void> split_huge_locked(PageIndex base, bool lock_all) noexcept REQUIRES(mutex_);
+  // The head of the folio that this page belongs to. Heads of large folios are 512-aligned.
+  [[nodiscard]] Pfn head_of(Pfn pfn) noexcept;
+  // A huge slot becomes 512 base slots of the same state and flavour; the folio stays large (UN-04).
+  [[nodiscard]] Result<void> split_slot_locked(PageIndex base) noexcept REQUIRES(mutex_);
+  // A large folio whose head the caller has locked becomes 512 folios. The lock and the caller's reference go to the
+  // piece `keep` (SPL-04), or, with lock_all, every piece ends up locked with the caller's kind of reference (SUF-02).
+  // Pieces that nothing maps are freed (SPF-03). Calls folio_split of the owner: like folio_free, that must not call back
+  // into the space. kAgain: somebody else holds a reference.
+  [[nodiscard]] Result<void> split_folio_locked(Pfn head, Pfn keep, bool lock_all) noexcept REQUIRES(mutex_);
+  // Re-drives whoever waits for this slot, if anybody does.
+  void wake_waiters_locked(PageIndex page) noexcept REQUIRES(mutex_);
 
   [[nodiscard]] Mmu& mmu() noexcept { return mmu_; }
   [[nodiscard]] MemorySource& source() noexcept { return source_; }
@@ -149,6 +156,8 @@ class AddressSpace {
   void quarantine_locked(PageRange range) noexcept REQUIRES(mutex_);
   void queue_fault_locked(const Message& message) noexcept REQUIRES(mutex_);
   void free_folio(Pfn head, unsigned order) noexcept;
+  void recover_slot_locked(PageIndex at, PageEntry entry) noexcept REQUIRES(mutex_);
+  [[nodiscard]] std::uint64_t recover_range_locked(PageRange range) noexcept REQUIRES(mutex_);
 
   struct Quarantine {
     PageRange range;

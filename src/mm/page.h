@@ -68,6 +68,14 @@ class Page {
   }
   void become_order_0() noexcept { flags_.fetch_and(~(15u << kOrderShift), std::memory_order_acq_rel); }
 
+  // In a forked child: locks and references of the parent's threads are void. First every head is reset, then each slot
+  // that maps the folio gives it its reference again.
+  void reset_after_fork(unsigned order, std::uint32_t refs) noexcept {
+    flags_.store(order << kOrderShift, std::memory_order_relaxed);
+    refs_.store(refs, std::memory_order_relaxed);
+  }
+  void adopt_mapping() noexcept { refs_.fetch_add(1, std::memory_order_relaxed); }
+
   // ---- reverse mapping: the slot that maps (or, while migrating, will map) this page ----
   [[nodiscard]] bool is_mapped() const noexcept { return mapping_.load(std::memory_order_acquire) != 0; }
   [[nodiscard]] PageIndex mapped_at() const noexcept { return PageIndex(mapping_.load(std::memory_order_acquire) >> 1); }

@@ -136,6 +136,11 @@ class Mmu {
   [[nodiscard]] virtual Progress zero(PageIndex to, PageCount count, Wake wake) noexcept = 0;
   // Removes (or sets) write protection; kNo: sleepers stay asleep.
   [[nodiscard]] virtual Result<void> write_protect(PageRange range, bool protect, Wake wake) noexcept = 0;
+  // Sends SIGBUS (BUS_ADRERR at `address`) to one thread of the program. kNotSupported: use poison().
+  [[nodiscard]] virtual Result<void> raise_bus_error(std::uint32_t thread, VirtualAddress address) noexcept {
+    (void)thread, (void)address;
+    return fail(Errc::kNotSupported, 0, "raise_bus_error");
+  }
   // Makes the empty slots give SIGBUS. Sticky: discard() removes it.
   [[nodiscard]] virtual Result<void> poison(PageRange range) noexcept = 0;
   // Re-drives everybody who waits in the range. Harmless when nobody waits, and on ranges that are gone.

@@ -1,0 +1,285 @@
+#include "migrate/collect.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace whimbrel {
+
+void Collector::record(MigrateWord word) noexcept {
+  args_.src[args_.npages] = word;
+  args_.dst[args_.npages] = MigrateWord();
+  ++args_.npages;
+  if (word.migrating()) ++args_.cpages;
+}
+
+void Collector::skip(PageCount count) noexcept {
+  for (std::uint64_t i = 0; i < count.raw(); ++i) record(MigrateWord());
+}
+
+void Collector::hole(PageCount count) noexcept {
+  const bool report = mapping_.is_private_anonymous() && !args_.skip_holes;  // HOL-02
+  for (std::uint64_t i = 0; i < count.raw(); ++i) record(MigrateWord(report ? MigrateWord::kMigrate : 0));
+}
+
+bool Collector::selected(Pfn pfn) noexcept {
+  const PageMap* map = space_.map_of(pfn);
+  if (map == nullptr || map->owner() != args_.pgmap_owner) return false;
+  return wants(map->type() == MemoryType::kPrivate ? kSelectDevicePrivate : kSelectDeviceCoherent);
+}
+
+bool Collector::still_valid_locked(PageRange rest) noexcept {
+  const Result<Mapping> now = space_.mmu().mapping_at_or_above(rest.first);
+  if (!now || !now->range.contains(rest)) return false;
+  mapping_ = *now;
+  return !space_.is_quarantined_locked(rest);
+}
+
+void Collector::collect_locked() noexcept {
+  PageIndex at = PageIndex::of(args_.start);
+  const PageIndex end = PageIndex::of(args_.end);
+  while (at < end) {
+    const PageIndex unit_end = at.huge_base() + PageCount(kPagesPerHuge);
+    const PageRange part = PageRange::between(at, std::min(unit_end, end));
+    collect_part_locked(part);  // CTL-02: unit by unit, never across
+    at = part.end();
+  }
+}
+
+void Collector::collect_part_locked(PageRange part) noexcept {
+  const PageIndex base = part.first.huge_base();
+  const bool whole = part.count.raw() == kPagesPerHuge;
+  PageTable& table = space_.table();
+  if (const PageEntry entry = table.get(base); entry.is_huge()) {
+    if (collect_huge_slot_locked(part, entry)) return;
+  }
+  if (!table.prepare(part)) {  // out of memory is never reported: entries just become 0 (SET-02)
+    skip(part.count);
+    return;
+  }
+  PageIndex at = part.first;
+  bool tried_huge = false;
+  while (at < part.end()) {
+    const PageRange rest = PageRange::between(at, part.end());
+    PageRun runs[kMaxRuns];
+    const Result<std::size_t> found = space_.mmu().scan(rest, runs, nullptr);
+    const std::size_t n = found ? *found : 0;
+    if (whole && at == part.first && wants(kSelectCompound) && table.next_used(part.first, part.end()) == part.end()) {
+      if (n == 0 && mapping_.is_private_anonymous()) {
+        if (args_.skip_holes) return skip(part.count);
+        record(MigrateWord(MigrateWord::kMigrate | MigrateWord::kCompound));  // HOL-03
+        return skip(PageCount(kPagesPerHuge - 1));
+      }
+      const bool huge = n == 1 && runs[0].range == part && (runs[0].kind & PageRun::kHuge) != 0 &&
+                        (runs[0].kind & (PageRun::kFile | PageRun::kZero)) == 0;
+      if (huge && wants(kSelectSystem) && !tried_huge) {
+        tried_huge = true;
+        at = at + collect_huge_ram_locked(part);
+        continue;  // finished, or on with what the kernel made of it
+      }
+    }
+    // Base pages. A run that could not be taken to its end sends us back to the scan, from where it stopped.
+    std::size_t r = 0;
+    bool rescan = false;
+    while (at < part.end() && !rescan) {
+      const PageEntry entry = table.get(at);
+      if (!entry.is_ram()) {
+        collect_device_slot_locked(at, entry);
+        ++at;
+        continue;
+      }
+      while (r < n && runs[r].range.end() <= at) ++r;
+      if (r == n || at < runs[r].range.first) {
+        const PageIndex next_run = r == n ? part.end() : runs[r].range.first;
+        const PageIndex next = std::min(next_run, table.next_used(at, part.end()));
+        hole(next - at);
+        at = next;
+        continue;
+      }
+      const PageIndex run_end = std::min({runs[r].range.end(), part.end(), table.next_used(at, part.end())});
+      const PageRange run = PageRange::between(at, run_end);
+      const std::uint32_t kind = runs[r].kind;
+      if (!wants(kSelectSystem) || (kind & PageRun::kPresent) == 0 || (kind & PageRun::kFile) != 0) {
+        skip(run.count);
+        at = run.end();
+      } else if ((kind & PageRun::kZero) != 0) {
+        hole(run.count);
+        at = run.end();
+      } else {
+        const PageCount done = steal_run_locked(run);
+        at = at + done;
+        rescan = done < run.count;
+      }
+    }
+    if (rescan && (++event_rounds_ > 64 || !still_valid_locked(PageRange::between(at, PageIndex::of(args_.end))))) {
+      skip(part.end() - at);
+      return;
+    }
+  }
+}
+
+bool Collector::collect_huge_slot_locked(PageRange part, PageEntry entry) noexcept {
+  const PageIndex base = part.first.huge_base();
+  const Pfn head_pfn = entry.pfn();
+  if (entry.state() != PageState::kDevice || !selected(head_pfn)) {  // CHP-03
+    skip(part.count);
+    return true;
+  }
+  Page* head = space_.page(head_pfn);
+  const bool is_fault_page = args_.fault_page != Pfn() && space_.head_of(args_.fault_page) == head_pfn;
+  if (!is_fault_page && !head->try_lock()) {  // CHP-05
+    skip(part.count);
+    return true;
+  }
+  if (part.count.raw() == kPagesPerHuge && wants(kSelectCompound)) {  // CHP-06
+    CHECK(space_.table().set_huge(base, entry.after(PageEvent::kCollectHome)).has_value());
+    const std::uint64_t write = entry.has(PageEntry::kWritable) ? MigrateWord::kWrite : 0;
+    record(MigrateWord::of(head_pfn).with(MigrateWord::kMigrate | MigrateWord::kCompound | write));
+    skip(PageCount(kPagesPerHuge - 1));
+    return true;
+  }
+  // CHP-08: split slot and folio, then walk base pages.
+  if (!is_fault_page) head->get();
+  bool split = space_.split_slot_locked(base).has_value();
+  if (split) {
+    const Pfn keep = is_fault_page ? args_.fault_page : head_pfn;
+    split = space_.split_folio_locked(head_pfn, keep, false).has_value();
+  }
+  if (!is_fault_page) {
+    head->unlock();
+    space_.put_page(head_pfn);
+  }
+  if (!split) skip(part.count);
+  return !split;
+}
+
+PageCount Collector::collect_huge_ram_locked(PageRange unit) noexcept {
+  const Result<PageIndex> frame = space_.pool(FrameUse::kHuge).take_huge();
+  if (!frame) return PageCount(0);
+  const Pfn pfn = Pfn::of_frame(*frame);
+  const std::uint64_t writable = mapping_.has(Mapping::kWritable) ? PageEntry::kWritable : 0;
+  const std::uint64_t write = writable != 0 ? MigrateWord::kWrite : 0;
+  space_.page(pfn)->set_mapping(unit.first);
+  const PageEntry frozen(PageState::kMigratingOut, pfn, writable | PageEntry::kExclusiveMarker);
+  if (!space_.table().set_huge(unit.first, frozen)) {
+    space_.page(pfn)->clear_mapping();
+    space_.page(pfn)->unlock();
+    space_.put_page(pfn);
+    return PageCount(0);
+  }
+  const Progress moved = space_.mmu().move(*frame, unit.first, unit.count, Wake::kNo);
+  space_.stats().collected.fetch_add(moved.done.raw(), std::memory_order_relaxed);
+  if (!moved.failed) {
+    record(MigrateWord::of(pfn).with(MigrateWord::kMigrate | MigrateWord::kCompound | write));
+    skip(PageCount(kPagesPerHuge - 1));
+    return unit.count;
+  }
+  // Refused, or only a part moved: the kernel has split the huge page, so what we hold are base pages now.
+  CHECK(space_.split_slot_locked(unit.first).has_value(), "no memory to split a huge slot");
+  CHECK(space_.split_folio_locked(pfn, pfn, true).has_value());
+  for (std::uint64_t i = 0; i < kPagesPerHuge; ++i) {
+    const PageIndex at = unit.first + PageCount(i);
+    if (i < moved.done.raw()) {
+      record(MigrateWord::of(pfn + PageCount(i)).with(MigrateWord::kMigrate | write));
+    } else {
+      space_.table().update(at, space_.table().get(at).after(PageEvent::kRestore));
+    }
+  }
+  space_.free_frames(pfn + moved.done, unit.count - moved.done);
+  return moved.done + handle_refusal_locked(unit.first + moved.done, moved.error);
+}
+
+void Collector::collect_device_slot_locked(PageIndex at, PageEntry entry) noexcept {
+  const Pfn pfn = entry.pfn();
+  if (entry.state() != PageState::kDevice || !selected(pfn)) return record(MigrateWord());
+  const bool is_fault_page = args_.fault_page != Pfn() && args_.fault_page == pfn;
+  const Pfn head_pfn = space_.head_of(pfn);
+  Page* head = space_.page(head_pfn);
+  if (head->order() != 0) {  // COL-03: base slots of a large folio
+    const bool fault_folio = args_.fault_page != Pfn() && space_.head_of(args_.fault_page) == head_pfn;
+    if (!fault_folio) {
+      if (!head->try_lock()) return record(MigrateWord());
+      head->get();
+    }
+    const bool split = space_.split_folio_locked(head_pfn, fault_folio ? args_.fault_page : pfn, false).has_value();
+    if (!fault_folio) {
+      Page* held = split ? space_.page(pfn) : head;
+      held->unlock();
+      space_.put_page(split ? pfn : head_pfn);
+    }
+    if (!split) return record(MigrateWord());
+  }
+  if (!is_fault_page && !space_.page(pfn)->try_lock()) return record(MigrateWord());  // COL-04
+  space_.table().update(at, entry.after(PageEvent::kCollectHome));
+  const std::uint64_t write = entry.has(PageEntry::kWritable) ? MigrateWord::kWrite : 0;
+  record(MigrateWord::of(pfn).with(MigrateWord::kMigrate | write));
+}
+
+PageCount Collector::steal_run_locked(PageRange run) noexcept {
+  FramePool& pool = space_.pool(FrameUse::kStaging);
+  PageCount want = run.count;
+  Result<PageIndex> frame = pool.take(want);
+  while (!frame && want.raw() > 1) {
+    want = PageCount(want.raw() / 2);
+    frame = pool.take(want);
+  }
+  if (!frame) {
+    skip(run.count);
+    return run.count;
+  }
+  const std::uint64_t writable = mapping_.has(Mapping::kWritable) ? PageEntry::kWritable : 0;
+  // State before MOVE: a fault can arrive in the microsecond in which the page goes.
+  for (std::uint64_t i = 0; i < want.raw(); ++i) {
+    const Pfn pfn = Pfn::of_frame(*frame + PageCount(i));
+    space_.page(pfn)->set_mapping(run.first + PageCount(i));
+    space_.table().update(run.first + PageCount(i),
+                          PageEntry(PageState::kMigratingOut, pfn, writable | PageEntry::kExclusiveMarker));
+  }
+  const Progress moved = space_.mmu().move(*frame, run.first, want, Wake::kNo);
+  const std::uint64_t write = writable != 0 ? MigrateWord::kWrite : 0;
+  for (std::uint64_t i = 0; i < moved.done.raw(); ++i) {
+    record(MigrateWord::of(Pfn::of_frame(*frame + PageCount(i))).with(MigrateWord::kMigrate | write));
+  }
+  space_.stats().collected.fetch_add(moved.done.raw(), std::memory_order_relaxed);
+  if (moved.done < want) {
+    for (std::uint64_t i = moved.done.raw(); i < want.raw(); ++i) {
+      const PageIndex at = run.first + PageCount(i);
+      space_.table().update(at, space_.table().get(at).after(PageEvent::kRestore));
+    }
+    space_.free_frames(Pfn::of_frame(*frame + moved.done), want - moved.done);
+  }
+  if (!moved.failed) return moved.done;
+  return moved.done + handle_refusal_locked(run.first + moved.done, moved.error);
+}
+
+PageCount Collector::handle_refusal_locked(PageIndex at, const Error& error) noexcept {
+  switch (error.code) {
+    case Errc::kEventPending:
+      space_.stats().event_pending.fetch_add(1, std::memory_order_relaxed);
+      space_.pump_locked();
+      ++event_rounds_;
+      return PageCount(0);
+    case Errc::kAgain:
+      ++event_rounds_;
+      return PageCount(0);
+    case Errc::kNotFound:  // gone between scan and MOVE: look again
+      ++event_rounds_;
+      return PageCount(0);
+    case Errc::kBusy:
+      space_.stats().busy.fetch_add(1, std::memory_order_relaxed);
+      if (space_.config().break_sharing && event_rounds_ < 32) {
+        // UA-06: a page shared by a fork moves once this process has a copy of its own. A pinned page stays busy.
+        ++event_rounds_;
+        if (space_.mmu().populate({at, PageCount(1)}, true)) return PageCount(0);
+      }
+      break;
+    default:
+      break;
+  }
+  ++args_.refused;
+  args_.refusal = error.code;
+  record(MigrateWord());
+  return PageCount(1);
+}
+
+}  // namespace whimbrel

@@ -1,0 +1,49 @@
+// Collection: the walk that freezes the pages of a range and writes the src words (CTL, COL, CHP, HOL, SKP, SPL).
+// Internal to the protocol; used by migrate_vma_setup only.
+#pragma once
+
+#include "migrate/migrate_vma.h"
+
+namespace whimbrel {
+
+class Collector {
+ public:
+  // `mapping` contains the whole range.
+  Collector(AddressSpace& space, MigrateVma& args, const Mapping& mapping) noexcept
+      : space_(space), args_(args), mapping_(mapping) {}
+
+  // Walks [args.start, args.end) unit by unit; sets npages, cpages and every visited src and dst word.
+  void collect_locked() noexcept REQUIRES(space_.mutex());
+
+ private:
+  static constexpr std::size_t kMaxRuns = kPagesPerHuge;
+
+  // One unit's part of the range (never crosses a 2 MiB boundary).
+  void collect_part_locked(PageRange part) noexcept REQUIRES(space_.mutex());
+  // CHP: the slot is a 2 MiB one of ours. True: the part is fully recorded.
+  bool collect_huge_slot_locked(PageRange part, PageEntry entry) noexcept REQUIRES(space_.mutex());
+  // A RAM huge page taken whole; returns how many pages were recorded. Less than 512: the kernel has split it, go on with
+  // base pages from there.
+  [[nodiscard]] PageCount collect_huge_ram_locked(PageRange unit) noexcept REQUIRES(space_.mutex());
+  // COL-02 for slots that are ours.
+  void collect_device_slot_locked(PageIndex at, PageEntry entry) noexcept REQUIRES(space_.mutex());
+  // Freezes a run of present RAM pages; returns how many of them have been recorded (moved or refused). Less than the
+  // run's length: the picture changed, scan again from there.
+  [[nodiscard]] PageCount steal_run_locked(PageRange run) noexcept REQUIRES(space_.mutex());
+  [[nodiscard]] PageCount handle_refusal_locked(PageIndex at, const Error& error) noexcept REQUIRES(space_.mutex());
+  // Messages were applied in between: is the rest of the range still the mapping we were asked for?
+  [[nodiscard]] bool still_valid_locked(PageRange rest) noexcept REQUIRES(space_.mutex());
+
+  [[nodiscard]] bool selected(Pfn pfn) noexcept;
+  [[nodiscard]] bool wants(std::uint64_t flag) const noexcept { return (args_.flags & flag) != 0; }
+  void record(MigrateWord word) noexcept;
+  void skip(PageCount count) noexcept;  // SKP-01
+  void hole(PageCount count) noexcept;  // HOL-05
+
+  AddressSpace& space_;
+  MigrateVma& args_;
+  Mapping mapping_;
+  int event_rounds_ = 0;
+};
+
+}  // namespace whimbrel

@@ -1,0 +1,145 @@
+#include "migrate/fault.h"
+
+#include "base/check.h"
+
+namespace whimbrel {
+namespace {
+
+// What a hole is filled with. In the library's own read-only data, so it can never be away.
+alignas(kPageSize) constexpr std::byte kZeroPage[kPageSize]{};
+
+}  // namespace
+
+std::size_t FaultService::run_once() noexcept {
+  space_.pump();
+  std::size_t served = 0;
+  PendingFault fault;
+  while (space_.take_fault(&fault)) {
+    serve(fault, false);
+    ++served;
+  }
+  return served;
+}
+
+void FaultService::serve(const PendingFault& fault, bool on_service_thread) noexcept {
+  space_.stats().faults.fetch_add(1, std::memory_order_relaxed);
+  PageEntry entry;
+  {
+    MutexLock hold(space_.mutex());
+    space_.pump_locked();  // changes before faults (UE-02)
+    entry = space_.table().get(fault.page);
+    if (is_migrating(entry.state())) {
+      // MW: remembered; finalize wakes.
+      space_.stats().waits.fetch_add(1, std::memory_order_relaxed);
+      if (entry.is_huge()) {
+        const PageIndex base = fault.page.huge_base();
+        CHECK(space_.table().set_huge(base, space_.table().get(base).with(PageEntry::kWaited)).has_value());
+      } else {
+        space_.table().update(fault.page, entry.with(PageEntry::kWaited));
+      }
+      return;
+    }
+  }
+  switch (entry.state()) {
+    case PageState::kRam: return serve_hole(fault);
+    case PageState::kDevice: return serve_device(fault, entry, on_service_thread);
+    case PageState::kPoisoned: return fail_access(fault);
+    case PageState::kExclusive:
+    case PageState::kMigratingOut:
+    case PageState::kCommitted:
+    case PageState::kMigratingHome:
+      space_.mmu().wake({fault.page, PageCount(1)});
+      return;
+  }
+}
+
+void FaultService::serve_hole(const PendingFault& fault) noexcept {
+  Mmu& mmu = space_.mmu();
+  const PageRange one{fault.page, PageCount(1)};
+  if (fault.write_protect) {
+    // Nothing of ours protects pages in this state any more: let the write through.
+    if (!mmu.write_protect(one, false, Wake::kYes)) mmu.wake(one);
+    return;
+  }
+  const Result<Mapping> mapping = mmu.mapping_at_or_above(fault.page);
+  if (!mapping || !mapping->range.contains(fault.page)) {
+    mmu.wake(one);  // unmapped meanwhile: the access gets its SIGSEGV
+    return;
+  }
+  if (holes_ != nullptr && holes_->serve_hole(space_, fault, *mapping)) return;
+  for (int tries = 0; tries < 100; ++tries) {
+    MutexLock hold(space_.mutex());
+    if (!space_.table().get(fault.page).is_ram()) break;  // became something of ours: served when it comes again
+    const Progress filled = mmu.copy(fault.page, kZeroPage, PageCount(1), Wake::kYes);
+    if (!filled.failed) return;
+    if (filled.error.code == Errc::kEventPending) {
+      space_.pump_locked();
+      continue;
+    }
+    if (filled.error.code == Errc::kNoMemory) {
+      space_.clock().sleep_ns(1'000'000);
+      continue;
+    }
+    break;  // already there, or not ours any more: touch again and see
+  }
+  mmu.wake(one);
+}
+
+void FaultService::serve_device(const PendingFault& fault, PageEntry entry, bool on_service_thread) noexcept {
+  PageMap* map = space_.map_of(entry.pfn());
+  CHECK(map != nullptr, "a slot stands for a page of no device");
+  if (!on_service_thread && !map->ops().serves_inline()) {
+    if (queue_ == nullptr || !queue_->push(fault)) space_.mmu().wake({fault.page, PageCount(1)});
+    return;
+  }
+  FaultContext context{space_, entry.pfn(), fault.address, fault.write, entry.is_huge(), fault.thread};
+  {
+    MutexLock hold(space_.mutex());
+    const PageEntry now = space_.table().get(fault.page);
+    if (now.without(PageEntry::kWaited) != entry.without(PageEntry::kWaited)) {  // CF-02 step 2
+      if (is_migrating(now.state())) {
+        if (!now.is_huge()) space_.table().update(fault.page, now.with(PageEntry::kWaited));
+        else space_.mmu().wake({fault.page, PageCount(1)});
+        return;
+      }
+      space_.mmu().wake({fault.page, PageCount(1)});
+      return;
+    }
+    const Pfn head = space_.head_of(entry.pfn());
+    if (context.huge) context.page = head;
+    if (!space_.page(head)->try_lock()) {
+      // Somebody is about to bring it home, or has just populated it: whoever unlocks it re-drives us.
+      space_.stats().waits.fetch_add(1, std::memory_order_relaxed);
+      if (now.is_huge()) {
+        const PageIndex base = fault.page.huge_base();
+        CHECK(space_.table().set_huge(base, space_.table().get(base).with(PageEntry::kWaited)).has_value());
+      } else {
+        space_.table().update(fault.page, now.with(PageEntry::kWaited));
+      }
+      return;
+    }
+    space_.page(head)->get();
+  }
+  const FaultResult result = map->ops().migrate_to_ram(context);
+  // The page may be in a smaller folio now (SPL-04): lock and reference are on the one that holds it.
+  const Pfn head = space_.head_of(context.page);
+  space_.page(head)->unlock();
+  space_.put_page(head);
+  if (result == FaultResult::kSigbus) return fail_access(fault);
+  if (result == FaultResult::kOom) space_.clock().sleep_ns(1'000'000);
+  // Came home: a wake too many is harmless. Did not: the access is simply tried again (CF-07). Either way, others may
+  // have found the page locked.
+  MutexLock hold(space_.mutex());
+  space_.wake_waiters_locked(fault.page);
+  space_.mmu().wake({fault.page, PageCount(1)});
+}
+
+void FaultService::fail_access(const PendingFault& fault) noexcept {
+  // A signal for this access only, the data stays where it is (CF-07). Where no thread is known the slot is poisoned: the
+  // same signal for the program, until the slot is discarded.
+  const PageRange one{fault.page, PageCount(1)};
+  if (fault.thread == 0 || !space_.mmu().raise_bus_error(fault.thread, fault.address)) (void)space_.mmu().poison(one);
+  space_.mmu().wake(one);
+}
+
+}  // namespace whimbrel

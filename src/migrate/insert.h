@@ -1,0 +1,29 @@
+// Populating holes: device pages for slots where nothing was (INS, IHP). Internal to the pages step.
+#pragma once
+
+#include "migrate/migrate_vma.h"
+
+namespace whimbrel {
+
+class HoleInserter {
+ public:
+  explicit HoleInserter(AddressSpace& space) noexcept : space_(space) {}
+
+  // n holes from `first`, each with its destination. A hole that a CPU touched meanwhile keeps the CPU's page: MIGRATE
+  // is cleared in its src word (INS-06). Success: src is exactly MIGRATE (INS-07).
+  void base_pages_locked(PageIndex first, MigrateWord* src, const MigrateWord* dst, std::uint64_t n) noexcept
+      REQUIRES(space_.mutex());
+  // One 2 MiB unit. False: not one empty unit any more.
+  [[nodiscard]] bool huge_page_locked(PageIndex base, Pfn dst) noexcept REQUIRES(space_.mutex());
+
+ private:
+  // Makes sure that a touch of the range comes to us, and that it is private anonymous memory. False: refuse all.
+  [[nodiscard]] bool ready_locked(PageRange range, bool* writable) noexcept REQUIRES(space_.mutex());
+  // Takes the shared zero page out of a slot; false when a CPU write won (UA-07).
+  [[nodiscard]] bool remove_zero_page_locked(PageIndex at) noexcept REQUIRES(space_.mutex());
+  void put_in_place_locked(PageIndex at, Pfn dst, bool writable) noexcept REQUIRES(space_.mutex());
+
+  AddressSpace& space_;
+};
+
+}  // namespace whimbrel

@@ -1,0 +1,158 @@
+#include "migrate/install.h"
+
+#include "base/check.h"
+
+namespace whimbrel {
+
+bool Installer::is_ours_locked(Pfn source, PageIndex at) noexcept {
+  const PageEntry entry = space_.table().get(at);
+  return is_migrating(entry.state()) && entry.pfn() == source;
+}
+
+std::uint64_t Installer::run_locked(const MigrateWord* src, std::uint64_t at, std::uint64_t end, Pfn frame,
+                                    bool stolen) noexcept {
+  const Page* first = space_.page(src[at].pfn());
+  if (!first->is_mapped() || !is_ours_locked(src[at].pfn(), first->mapped_at())) return 1;  // dropped meanwhile
+  const PageIndex home = first->mapped_at();
+  std::uint64_t n = 1;
+  while (at + n < end) {
+    const Page* page = space_.page(src[at + n].pfn());
+    if (!page->is_mapped() || page->mapped_at() != home + PageCount(n)) break;
+    if (!is_ours_locked(src[at + n].pfn(), page->mapped_at())) break;
+    ++n;
+  }
+  install_slots_locked(home, n, frame, stolen);
+  return n;
+}
+
+void Installer::clear_slot_locked(PageIndex at) noexcept {
+  const PageEntry entry = space_.table().get(at);
+  Page* source = space_.page(entry.pfn());
+  space_.table().update(at, entry.after(PageEvent::kRestore));
+  source->clear_mapping();
+}
+
+Progress Installer::put_locked(PageIndex first, std::uint64_t n, Pfn frame, bool by_move) noexcept {
+  return by_move ? space_.mmu().move(first, frame.frame(), PageCount(n), Wake::kNo)
+                 : space_.mmu().copy(first, space_.bytes(frame), PageCount(n), Wake::kNo);
+}
+
+void Installer::install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame, bool by_move) noexcept {
+  // Sources by slot: messages applied in between may drop or re-key slots, so each is looked at again by its identity.
+  Pfn sources[kPagesPerHuge];
+  CHECK(n <= kPagesPerHuge);
+  for (std::uint64_t i = 0; i < n; ++i) sources[i] = space_.table().get(first + PageCount(i)).pfn();
+  std::uint64_t i = 0;
+  int tries = 0;
+  while (i < n) {
+    const Page* source = space_.page(sources[i]);
+    if (!source->is_mapped() || !is_ours_locked(sources[i], source->mapped_at())) {
+      ++i;  // dropped
+      continue;
+    }
+    const PageIndex home = source->mapped_at();
+    std::uint64_t run = 1;
+    while (tries == 0 && i + run < n) {
+      const Page* next = space_.page(sources[i + run]);
+      if (!next->is_mapped() || next->mapped_at() != home + PageCount(run)) break;
+      ++run;
+    }
+    const Progress put = put_locked(home, run, frame + PageCount(i), by_move);
+    for (std::uint64_t k = 0; k < put.done.raw(); ++k) clear_slot_locked(home + PageCount(k));
+    if (put.done.raw() != 0) {
+      space_.mmu().wake({home, put.done});
+      tries = 0;
+    }
+    i += put.done.raw();
+    if (!put.failed) continue;
+    ++tries;
+    if (put.error.code == Errc::kEventPending) {
+      space_.stats().event_pending.fetch_add(1, std::memory_order_relaxed);
+      space_.pump_locked();
+      continue;
+    }
+    const PageIndex refused = home + put.done;
+    if (settle_refused_locked(refused, frame + PageCount(i), put.error, tries)) {
+      space_.mmu().wake({refused, PageCount(1)});
+      ++i;
+      tries = 0;
+    }
+  }
+}
+
+bool Installer::settle_refused_locked(PageIndex at, Pfn frame, const Error& error, int tries) noexcept {
+  if (error.code == Errc::kExists) {
+    // The slot was filled behind our back: the range was replaced, and the message about it is still to come (UA-10).
+    clear_slot_locked(at);
+    return true;
+  }
+  if (error.code == Errc::kGone) {
+    clear_slot_locked(at);
+    return true;
+  }
+  // A window that crossed a border of mappings does nothing at all, and MOVE refuses read-only, shared or re-registered
+  // homes: single COPYs into a range that is certainly watched settle all of these.
+  const Result<Mapping> mapping = space_.mmu().mapping_at_or_above(at);
+  if (!mapping || !mapping->range.contains(at)) {
+    if (tries > 2) clear_slot_locked(at);  // unmapped; its message has been or will be read
+    space_.pump_locked();
+    return tries > 2;
+  }
+  (void)space_.mmu().watch(mapping->range);
+  const Progress copied = space_.mmu().copy(at, space_.bytes(frame), PageCount(1), Wake::kNo);
+  if (!copied.failed || copied.error.code == Errc::kExists) {
+    clear_slot_locked(at);
+    return true;
+  }
+  if (copied.error.code == Errc::kEventPending) {
+    space_.pump_locked();
+    return false;
+  }
+  const PageEntry entry = space_.table().get(at);
+  if (entry.state() == PageState::kMigratingHome && copied.error.code == Errc::kNoMemory) {
+    // No RAM for it now: it stays on its device (the source keeps its mapping, finish_home sees that).
+    space_.table().update(at, entry.after(PageEvent::kReturnToDevice));
+    return true;
+  }
+  if (tries > 1000) {
+    // Not memory, not a message, and still mapped: nothing legal is left. Losing the page silently is not an option.
+    CHECK(false, "a page cannot be put back into the program");
+  }
+  space_.clock().sleep_ns(50'000);
+  return false;
+}
+
+void Installer::huge_locked(Pfn source, Pfn frame) noexcept {
+  for (int tries = 0;; ++tries) {
+    const Page* head = space_.page(source);
+    const bool huge = head->is_mapped() && space_.table().get(head->mapped_at()).is_huge();
+    if (!huge) {
+      // Split or dropped meanwhile: every page that is still ours, wherever it is now.
+      for (std::uint64_t i = 0; i < kPagesPerHuge; ++i) {
+        const Page* piece = space_.page(source + PageCount(i));
+        if (!piece->is_mapped() || !is_ours_locked(source + PageCount(i), piece->mapped_at())) continue;
+        install_slots_locked(piece->mapped_at(), 1, frame + PageCount(i), false);
+      }
+      return;
+    }
+    const PageIndex home = head->mapped_at();
+    const PageRange unit{home, PageCount(kPagesPerHuge)};
+    const Progress moved = space_.mmu().move(home, frame.frame(), unit.count, Wake::kNo);
+    if (!moved.failed) {
+      CHECK(space_.table().set_huge(home, PageEntry()).has_value());
+      space_.page(source)->clear_mapping();
+      space_.mmu().wake(unit);
+      return;
+    }
+    if (moved.error.code == Errc::kEventPending && moved.done.raw() == 0 && tries < 1000) {
+      space_.pump_locked();
+      continue;
+    }
+    // Page by page: what has moved is in place, the rest is copied.
+    CHECK(space_.split_slot_locked(home).has_value(), "no memory to split a huge slot");
+    for (std::uint64_t i = 0; i < moved.done.raw(); ++i) clear_slot_locked(home + PageCount(i));
+    space_.mmu().wake({home, moved.done});
+  }
+}
+
+}  // namespace whimbrel
