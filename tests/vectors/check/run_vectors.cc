@@ -1,0 +1,264 @@
+// run_vectors: replays files of vectors against a library that stands in for the mirror devices (or against the devices
+// of a kernel) and compares with the record.
+#include <fnmatch.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "comparison.h"
+#include "deviations.h"
+#include "replay_process.h"
+#include "tests/vectors/replay/vector_file.h"
+
+namespace {
+
+using vectors::Deviations;
+using vectors::ReplayResult;
+using vectors::Vector;
+using vectors::Verdict;
+
+constexpr char kUsage[] =
+    "usage: run_vectors [options] FILE...        replays every vector and compares with its record; a directory\n"
+    "                                        stands for the plain scripts (*.ops) in it\n"
+    "       run_vectors --check-syntax FILE...   only reads the files\n"
+    "       run_vectors --print NAME FILE        the script and the recorded answers of one vector\n"
+    "\n"
+    "  --preload LIBRARY     library that the replayer is to preload\n"
+    "  --dev PREFIX          device nodes are PREFIX0 .. PREFIX3\n"
+    "  --deviations FILE     answers that may differ, with reasons\n"
+    "  --program-view        compare with a run without devices instead of the record, and only what the\n"
+    "                        program itself sees; device writes are left out\n"
+    "  --case PATTERN        only vectors whose name matches (shell pattern; may be repeated)\n"
+    "  --replay PROGRAM      the replayer (default: 'replay' beside this program)\n"
+    "  -j N                  replay so many at a time (default 1)\n"
+    "  --timeout SECONDS     per vector (default 60)\n"
+    "  -v                    show every difference, not only the first of each vector\n"
+    "\n"
+    "Exit status: 0 all agree, 1 some differ, 2 nothing could be run.\n";
+
+struct Options {
+  std::string preload, device_prefix, deviations, replayer, print;
+  std::vector<std::string> patterns, files;
+  bool check_syntax = false, program_view = false, verbose = false;
+  int parallel = 1, time_limit = 60;
+};
+
+bool parse_options(int argc, char** argv, Options& options) {
+  for (int i = 1; i < argc; i++) {
+    const std::string word = argv[i];
+    const auto value = [&]() -> std::string { return i + 1 < argc ? argv[++i] : ""; };
+    if (word == "--preload")
+      options.preload = value();
+    else if (word == "--dev")
+      options.device_prefix = value();
+    else if (word == "--deviations")
+      options.deviations = value();
+    else if (word == "--replay")
+      options.replayer = value();
+    else if (word == "--print")
+      options.print = value();
+    else if (word == "--case")
+      options.patterns.push_back(value());
+    else if (word.starts_with("-j"))
+      options.parallel = std::max(1, std::atoi(word == "-j" ? value().c_str() : word.c_str() + 2));
+    else if (word == "--timeout")
+      options.time_limit = std::max(1, std::atoi(value().c_str()));
+    else if (word == "--check-syntax")
+      options.check_syntax = true;
+    else if (word == "--program-view")
+      options.program_view = true;
+    else if (word == "-v")
+      options.verbose = true;
+    else if (word.starts_with("-"))
+      return false;
+    else
+      options.files.push_back(word);
+  }
+  return !options.files.empty();
+}
+
+struct VectorSet {
+  std::string file;
+  std::vector<Vector> vectors;
+};
+
+bool wanted(const Options& options, const std::string& name) {
+  return options.patterns.empty() ||
+         std::any_of(options.patterns.begin(), options.patterns.end(),
+                     [&](const std::string& pattern) { return fnmatch(pattern.c_str(), name.c_str(), 0) == 0; });
+}
+
+// A directory stands for the scripts in it.
+std::vector<std::string> expand(const std::vector<std::string>& paths) {
+  std::vector<std::string> files;
+  for (const std::string& path : paths) {
+    if (!std::filesystem::is_directory(path)) {
+      files.push_back(path);
+      continue;
+    }
+    const auto first = static_cast<std::ptrdiff_t>(files.size());
+    for (const auto& entry : std::filesystem::directory_iterator(path)) {
+      if (entry.path().extension() == ".ops") files.push_back(entry.path());
+    }
+    std::sort(files.begin() + first, files.end());
+  }
+  return files;
+}
+
+// A plain script (anything that holds no "== NAME" line) becomes a vector without a record.
+std::expected<VectorSet, std::string> load(const std::string& file) {
+  const auto text = vectors::read_file(file);
+  if (!text) return std::unexpected(text.error());
+  if (text->starts_with("== ") || text->find("\n== ") != std::string::npos) {
+    auto loaded = vectors::parse_vectors(*text, file);
+    if (!loaded) return std::unexpected(loaded.error());
+    return VectorSet{file, std::move(*loaded)};
+  }
+  const std::string name = std::filesystem::path(file).stem();
+  auto loaded = vectors::parse_vectors("== " + name + "\n" + *text, file);
+  if (!loaded) return std::unexpected(loaded.error());
+  return VectorSet{file, std::move(*loaded)};
+}
+
+// Counts verdicts and prints what differs.
+class Report {
+ public:
+  explicit Report(bool verbose) : verbose_(verbose) {}
+
+  void add(const std::string& name, const Verdict& verdict, const ReplayResult& run) {
+    lines_ += verdict.lines;
+    deviating_ += verdict.deviating_lines;
+    if (verdict.differences.empty() && run.failure.empty()) {
+      passed_++;
+      if (verdict.deviating_lines > 0) passed_deviating_++;
+      return;
+    }
+    failed_++;
+    std::printf("FAIL %s\n", name.c_str());
+    const std::size_t shown =
+        verbose_ ? verdict.differences.size() : std::min<std::size_t>(1, verdict.differences.size());
+    for (std::size_t i = 0; i < shown; i++) {
+      const auto& difference = verdict.differences[i];
+      if (!difference.want.empty())
+        std::printf("  want: %s\n   got: %s\n", difference.want.c_str(), difference.got.c_str());
+      if (!difference.why.empty()) std::printf("        %s\n", difference.why.c_str());
+    }
+    if (verdict.differences.size() > shown) std::printf("  and %zu more\n", verdict.differences.size() - shown);
+    if (!run.failure.empty()) std::printf("  replay: %s\n", run.failure.c_str());
+    if (!run.errors.empty()) std::printf("%s", run.errors.c_str());
+  }
+
+  int finish() const {
+    std::printf("%d passed (%d of them with listed deviations), %d failed; %d lines, %d deviating\n", passed_,
+                passed_deviating_, failed_, lines_, deviating_);
+    if (passed_ + failed_ == 0) return 2;
+    return failed_ == 0 ? 0 : 1;
+  }
+
+ private:
+  bool verbose_;
+  int passed_ = 0, passed_deviating_ = 0, failed_ = 0, lines_ = 0, deviating_ = 0;
+};
+
+std::vector<std::string> replay_arguments(const Options& options, const VectorSet& set, const Vector& vector) {
+  std::vector<std::string> arguments;
+  if (!options.device_prefix.empty()) arguments = {"--dev", options.device_prefix};
+  if (vector.record.empty() && set.vectors.size() == 1) {
+    arguments.push_back(set.file);
+  } else {
+    arguments.insert(arguments.end(), {"--case", vector.name, set.file});
+  }
+  return arguments;
+}
+
+int replay_all(const Options& options, const std::vector<VectorSet>& sets, const Deviations& deviations) {
+  Report report(options.verbose);
+  std::vector<vectors::ReplayJob> jobs;
+  std::vector<std::string> without_devices;  // output of the run before, with --program-view
+  for (const VectorSet& set : sets) {
+    for (const Vector& vector : set.vectors) {
+      if (!wanted(options, vector.name)) continue;
+      std::vector<std::string> arguments = replay_arguments(options, set, vector);
+      if (!options.program_view) {
+        jobs.push_back({arguments, options.preload, [&](const ReplayResult& run) {
+                          report.add(vector.name, compare(vector, run.output, deviations), run);
+                        }});
+        continue;
+      }
+      std::vector<std::string> plain = arguments;
+      plain.insert(plain.begin(), "--skip-devices");
+      arguments.insert(arguments.begin(), "--skip-device-writes");
+      jobs.push_back({plain, "", [&](const ReplayResult& run) { without_devices.push_back(run.output); }});
+      jobs.push_back({arguments, options.preload, [&](const ReplayResult& run) {
+                        report.add(vector.name, vectors::compare_program_view(without_devices.back(), run.output), run);
+                      }});
+    }
+  }
+  run_replays(options.replayer, std::move(jobs), options.parallel, options.time_limit);
+  return report.finish();
+}
+
+int print(const Options& options, const std::vector<VectorSet>& sets) {
+  for (const VectorSet& set : sets) {
+    for (const Vector& vector : set.vectors) {
+      if (vector.name != options.print) continue;
+      std::printf("%s\n", vector.script.c_str());
+      for (const auto& line : vector.record) std::printf("%s%s\n", line.stable ? "" : "? ", line.text.c_str());
+      return 0;
+    }
+  }
+  std::fprintf(stderr, "run_vectors: no vector %s\n", options.print.c_str());
+  return 2;
+}
+
+int count(const std::vector<VectorSet>& sets) {
+  std::size_t vectors = 0, lines = 0;
+  for (const VectorSet& set : sets) {
+    vectors += set.vectors.size();
+    for (const Vector& vector : set.vectors) lines += vector.record.size();
+  }
+  std::printf("%zu vectors, %zu recorded lines: syntax is good\n", vectors, lines);
+  return vectors > 0 ? 0 : 2;
+}
+
+int fail(const std::string& message) {
+  std::fprintf(stderr, "run_vectors: %s\n", message.c_str());
+  return 2;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  if (!parse_options(argc, argv, options)) {
+    std::fprintf(stderr, "%s", kUsage);
+    return 2;
+  }
+  std::vector<VectorSet> sets;
+  std::vector<Vector> all;
+  for (const std::string& file : expand(options.files)) {
+    auto set = load(file);
+    if (!set) return fail(set.error());
+    all.insert(all.end(), set->vectors.begin(), set->vectors.end());
+    sets.push_back(std::move(*set));
+  }
+  Deviations deviations;
+  if (!options.deviations.empty()) {
+    const auto text = vectors::read_file(options.deviations);
+    if (!text) return fail(text.error());
+    auto parsed = Deviations::parse(*text, options.deviations);
+    if (!parsed) return fail(parsed.error());
+    deviations = std::move(*parsed);
+    if (auto checked = deviations.check(all, options.files.size() == 1); !checked) return fail("\n" + checked.error());
+  }
+  if (options.check_syntax) return count(sets);
+  if (!options.print.empty()) return print(options, sets);
+  if (options.replayer.empty()) {
+    options.replayer = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "replay";
+  }
+  return replay_all(options, sets, deviations);
+}
