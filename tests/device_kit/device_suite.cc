@@ -1,8 +1,5 @@
 #include "tests/device_kit/device_suite.h"
 
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 
 namespace whimbrel::testing {
@@ -21,15 +18,6 @@ Result<void> load(Device& device, DeviceSlot first, std::uint32_t pages, std::by
   device.submit(batch);
   device.wait(batch);
   return op.result;
-}
-
-std::uint64_t run_seed() {
-  const char* text = std::getenv("WHIMBREL_SEED");
-  const std::uint64_t seed =
-      text != nullptr ? std::strtoull(text, nullptr, 0)
-                      : static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
-  std::printf("WHIMBREL_SEED=%llu\n", static_cast<unsigned long long>(seed));
-  return seed;
 }
 
 void DeviceSuite::SetUp() { remake(0); }

@@ -69,7 +69,4 @@ class DeviceSuite : public ::testing::TestWithParam<DeviceUnderTest> {
   std::uint32_t unit_ = 1;
 };
 
-// The seed of this run: WHIMBREL_SEED, or the time. Printed by each test that uses it.
-[[nodiscard]] std::uint64_t run_seed();
-
 }  // namespace whimbrel::testing

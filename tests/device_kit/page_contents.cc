@@ -1,7 +1,9 @@
 #include "tests/device_kit/page_contents.h"
 
 #include <array>
+#include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 namespace whimbrel::testing {
@@ -109,6 +111,15 @@ void fill_mixed(std::uint64_t seed, std::span<std::byte> memory) {
     const auto kind = static_cast<Contents>(random.below(static_cast<std::uint64_t>(Contents::kCount)));
     fill_pages(kind, random.next(), memory.subspan(at, kPageBytes));
   }
+}
+
+std::uint64_t run_seed() {
+  const char* text = std::getenv("WHIMBREL_SEED");
+  const std::uint64_t seed =
+      text != nullptr ? std::strtoull(text, nullptr, 0)
+                      : static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+  std::printf("WHIMBREL_SEED=%llu\n", static_cast<unsigned long long>(seed));
+  return seed;
 }
 
 }  // namespace whimbrel::testing

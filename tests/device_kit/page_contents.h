@@ -41,4 +41,7 @@ void fill_pages(Contents contents, std::uint64_t seed, std::span<std::byte> memo
 // Each page of a kind of its own, all from the seed: what a slice of a real heap looks like.
 void fill_mixed(std::uint64_t seed, std::span<std::byte> memory);
 
+// The seed of this run: WHIMBREL_SEED, or the time. Printed by each test that uses it.
+[[nodiscard]] std::uint64_t run_seed();
+
 }  // namespace whimbrel::testing
