@@ -265,6 +265,11 @@ PageCount Collector::handle_refusal_locked(PageIndex at, const Error& error) noe
     case Errc::kNotFound:  // gone between scan and MOVE: look again
       ++event_rounds_;
       return PageCount(0);
+    case Errc::kExists:
+      // A mlockall() of the program has filled our free frames with zeros: they were dropped when the frames were given
+      // back a moment ago; look again.
+      if (++event_rounds_ < 32) return PageCount(0);
+      break;
     case Errc::kBusy:
       space_.stats().busy.fetch_add(1, std::memory_order_relaxed);
       if (space_.config().break_sharing && event_rounds_ < 32) {
