@@ -1,11 +1,11 @@
 #include "linux/reservation.h"
 
 #include <sys/mman.h>
-#include <sys/resource.h>
 
 #include <cstring>
 
 #include "base/check.h"
+#include "linux/address_space.h"
 #include "linux/sys.h"
 
 namespace whimbrel {
@@ -23,20 +23,6 @@ constexpr std::size_t kDirtyRun = 64;
 
 constexpr std::size_t round_up(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 
-// Bytes of address space the process uses now; 0 when unknown.
-std::uint64_t address_space_in_use() noexcept {
-  const Result<std::uint64_t> pages = sys::read_number("/proc/thread-self/statm");
-  return pages ? *pages * kPageSize : 0;
-}
-
-std::uint64_t affordable(std::uint64_t wanted) noexcept {
-  const Result<sys::Limit> limit = sys::limit(RLIMIT_AS);
-  if (!limit || limit->soft == sys::kUnlimited) return wanted;
-  const std::uint64_t used = address_space_in_use();
-  const std::uint64_t left = limit->soft > used ? limit->soft - used : 0;
-  return wanted < left / 4 ? wanted : left / 4;
-}
-
 }  // namespace
 
 Reservation::~Reservation() {
@@ -47,11 +33,11 @@ Reservation::~Reservation() {
 
 Result<void> Reservation::open(const Options& options) noexcept {
   CHECK(whole_.empty(), "a reservation is opened once");
-  std::uint64_t bytes = affordable(options.bytes) / kHugeSize * kHugeSize;
+  std::uint64_t bytes = affordable_address_space(options.bytes) / kHugeSize * kHugeSize;
   void* base = nullptr;
   std::size_t whole_bytes = 0;
   for (;; bytes = bytes / 2 / kPageSize * kPageSize) {
-    if (bytes < kSmallest) bytes = affordable(kSmallest) / kPageSize * kPageSize;
+    if (bytes < kSmallest) bytes = affordable_address_space(kSmallest) / kPageSize * kPageSize;
     if (bytes < kSmallest) return fail(Errc::kNoMemory, 0, "address space for the engine (RLIMIT_AS)");
     bitmap_bytes_ = round_up(PageBitmap::words_for(bytes / kPageSize) * 8, kPageSize);
     whole_bytes = kGuardBytes + 2 * bitmap_bytes_ + kGuardBytes + kHugeSize + bytes + kGuardBytes;
@@ -62,6 +48,7 @@ Result<void> Reservation::open(const Options& options) noexcept {
     }
     if (bytes <= kSmallest) return std::unexpected(mapped.error());
   }
+  (void)sys::munlock(base, whole_bytes);  // after mlockall(MCL_FUTURE) it arrives locked
   (void)sys::madvise(base, whole_bytes, MADV_DONTDUMP);
   (void)sys::madvise(base, whole_bytes, options.huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 

@@ -112,6 +112,20 @@ class Mmu {
   // (locked, wipe-on-fork, don't-fork, special, hugetlb, watched). Costs up to a walk of all mappings.
   [[nodiscard]] virtual Result<Mapping> detailed_mapping_at_or_above(PageIndex page) noexcept = 0;
 
+  // Fills `out` with detailed mappings from the one that contains `from`, or the next one above it, upwards; returns
+  // how many (0: nothing there or above). One walk for many: prefer this to repeated calls of the above.
+  [[nodiscard]] virtual Result<std::size_t> detailed_mappings(PageIndex from, std::span<Mapping> out) noexcept {
+    std::size_t filled = 0;
+    for (; filled < out.size(); ++filled) {
+      const Result<Mapping> mapping = detailed_mapping_at_or_above(from);
+      if (!mapping && mapping.error().code == Errc::kNotFound) break;
+      if (!mapping) return std::unexpected(mapping.error());
+      out[filled] = *mapping;
+      from = mapping->range.end();
+    }
+    return filled;
+  }
+
   // ---- what is present -----------------------------------------------------------------------------------
   // Fills `out` with runs of present or swapped pages of `range` in ascending order (holes are left out), and returns
   // how many. `scanned` (may be null) receives the first page not looked at: range.end() unless `out` was too small.
