@@ -1,8 +1,9 @@
 // ForkGate: lets a fork wait until nobody is inside a device.
 //
-// Every operation of a device runs between enter() and leave(). prepare_fork() closes the gate, which waits for those
-// inside and holds those who arrive: at that instant all locks of the device are free and all its data is consistent,
-// so the copy that the child gets can be used as it is. Operations are short (one unit), so the wait is short too.
+// Every operation of a device that changes something runs between enter() and leave(). prepare_fork() closes the gate,
+// which waits for those inside and holds those who arrive: at that instant all its data is consistent, so the copy that
+// the child gets can be used as it is. Operations are short (one unit), so the wait is short too. Loads pass by the
+// gate: while it is closed the forking thread may still need them. So a lock that loads take may be held in the copy.
 //
 // Thread-safe. Never nested: whoever is inside must not enter() again, or a close in between would wait for ever.
 #pragma once

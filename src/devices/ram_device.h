@@ -41,7 +41,10 @@ class RamDevice final : public Device {
   void wait(DeviceBatch&) noexcept override {}
   void prepare_fork() noexcept override { gate_.close(); }
   void after_fork_in_parent() noexcept override { gate_.open(); }
-  void after_fork_in_child() noexcept override { gate_.open_in_child(); }
+  void after_fork_in_child() noexcept override {
+    mutex_.reset_after_fork();  // a load of the parent may have held it
+    gate_.open_in_child();
+  }
   [[nodiscard]] Result<bool> verify(DeviceSlot first, std::uint32_t pages, const std::byte* memory) noexcept override;
 
  private:

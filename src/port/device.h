@@ -96,6 +96,9 @@ class Device {
   // fork: prepare_fork() brings the device to a state that a copy of the process can go on from and holds it there;
   // exactly one of the other two follows in each process. In the child, contents stored before the fork stay loadable
   // (when shared_on_fork) and are never modified in place.
+  // In between, stores, reservations, releases and upkeep wait, but loads go on: after our prepare handler has run, libc
+  // still takes locks that other threads may hold while they wait for a page, and touches memory itself. So a load
+  // changes nothing that the child relies on (counters apart), and the child frees every lock that a load may have held.
   virtual void prepare_fork() noexcept {}
   virtual void after_fork_in_parent() noexcept {}
   virtual void after_fork_in_child() noexcept {}

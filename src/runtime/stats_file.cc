@@ -13,57 +13,45 @@ constexpr auto kRelaxed = std::memory_order_relaxed;
 
 void add(Counter& to, const Counter& from) noexcept { to.fetch_add(from.load(kRelaxed), kRelaxed); }
 
-void raise(Counter& to, std::uint64_t value) noexcept {
+void raise(Counter& to, const Counter& from) noexcept {
+  const std::uint64_t value = from.load(kRelaxed);
   std::uint64_t old = to.load(kRelaxed);
   while (old < value && !to.compare_exchange_weak(old, value, kRelaxed)) {
   }
 }
 
-void fold(const StatsSlot& slot, StatsHeader& into) noexcept {
-  const StatsCounters& from = slot.counters;
-  StatsCounters& to = into.exited;
-  add(to.pages_out, from.pages_out);
-  add(to.pages_home, from.pages_home);
-  add(to.faults, from.faults);
-  add(to.zero_faults, from.zero_faults);
-  add(to.wait_ns, from.wait_ns);
-  add(to.refused, from.refused);
-  add(to.back_pressure, from.back_pressure);
-  add(to.clean_drops, from.clean_drops);
-  add(to.forks, from.forks);
-  add(to.errors, from.errors);
-  for (std::size_t i = 0; i < kLatencyBuckets; ++i) add(to.latency[i], from.latency[i]);
-  raise(into.exited_peak.resident_bytes, slot.peak.resident_bytes.load(kRelaxed));
-  raise(into.exited_peak.total_bytes, slot.peak.total_bytes.load(kRelaxed));
-  if (slot.peak.stored_pages.load(kRelaxed) > into.exited_peak.stored_pages.load(kRelaxed)) {
-    into.exited_peak.stored_pages.store(slot.peak.stored_pages.load(kRelaxed), kRelaxed);
-    into.exited_peak.compressed_bytes.store(slot.peak.compressed_bytes.load(kRelaxed), kRelaxed);
-    into.exited_peak.stored_bytes.store(slot.peak.stored_bytes.load(kRelaxed), kRelaxed);
-  }
-  into.exited_processes.fetch_add(1, kRelaxed);
+// Every number of PagerStats is summed but these.
+void merge(PagerStats& to, const PagerStats& from) noexcept {
+  raise(to.peak_resident_pages, from.peak_resident_pages);
+  raise(to.peak_total_bytes, from.peak_total_bytes);
+  using Number = PagerStats::Number;
+  static constexpr Number PagerStats::*kSummed[] = {
+      &PagerStats::resident_pages, &PagerStats::fixed_pages,     &PagerStats::watched_pages,  &PagerStats::total_bytes,
+      &PagerStats::pages_out,      &PagerStats::pages_home,      &PagerStats::faults,         &PagerStats::holes,
+      &PagerStats::zero_filled_pages, &PagerStats::huge_filled,  &PagerStats::wait_ns,        &PagerStats::windows,
+      &PagerStats::window_pages,   &PagerStats::window_hits,     &PagerStats::window_waste_pages,
+      &PagerStats::back_pressure,  &PagerStats::over_limit,      &PagerStats::refused_pages,
+      &PagerStats::control_blocks, &PagerStats::unshared_pages,  &PagerStats::device_full,
+      &PagerStats::device_errors,  &PagerStats::load_errors,     &PagerStats::scans,          &PagerStats::recounts,
+      &PagerStats::forks};
+  for (const auto member : kSummed) add(to.*member, from.*member);
+  for (std::size_t i = 0; i < kWaitBuckets; ++i) add(to.wait_histogram[i], from.wait_histogram[i]);
 }
 
-void gather(StatsFile::Totals& out, const StatsCounters& c, const StatsPeaks& peak) noexcept {
-  out.pages_out += c.pages_out.load(kRelaxed);
-  out.pages_home += c.pages_home.load(kRelaxed);
-  out.faults += c.faults.load(kRelaxed);
-  out.zero_faults += c.zero_faults.load(kRelaxed);
-  out.wait_ns += c.wait_ns.load(kRelaxed);
-  out.refused += c.refused.load(kRelaxed);
-  out.back_pressure += c.back_pressure.load(kRelaxed);
-  out.clean_drops += c.clean_drops.load(kRelaxed);
-  out.forks += c.forks.load(kRelaxed);
-  out.errors += c.errors.load(kRelaxed);
-  for (std::size_t i = 0; i < kLatencyBuckets; ++i) out.latency[i] += c.latency[i].load(kRelaxed);
-  const std::uint64_t resident = peak.resident_bytes.load(kRelaxed);
-  if (out.peak_resident_bytes < resident) out.peak_resident_bytes = resident;
-  const std::uint64_t total = peak.total_bytes.load(kRelaxed);
-  if (out.peak_total_bytes < total) out.peak_total_bytes = total;
-  if (out.peak_stored_pages < peak.stored_pages.load(kRelaxed)) {
-    out.peak_stored_pages = peak.stored_pages.load(kRelaxed);
-    out.compressed_bytes = peak.compressed_bytes.load(kRelaxed);
-    out.peak_stored_bytes = peak.stored_bytes.load(kRelaxed);
-  }
+void raise_store(StorePeak& to, const StorePeak& from) noexcept {
+  if (from.stored_pages.load(kRelaxed) <= to.stored_pages.load(kRelaxed)) return;
+  to.stored_pages.store(from.stored_pages.load(kRelaxed), kRelaxed);
+  to.compressed_bytes.store(from.compressed_bytes.load(kRelaxed), kRelaxed);
+  to.held_bytes.store(from.held_bytes.load(kRelaxed), kRelaxed);
+}
+
+bool was_managed(const StatsSlot& slot) noexcept { return slot.mode.load(kRelaxed) == EngineMode::kManaged; }
+
+void fold(const StatsSlot& slot, StatsHeader& into) noexcept {
+  merge(into.exited, slot.pager);
+  raise_store(into.exited_peak, slot.peak);
+  into.exited_processes.fetch_add(1, kRelaxed);
+  if (was_managed(slot)) into.exited_managed.fetch_add(1, kRelaxed);
 }
 
 }  // namespace
@@ -159,18 +147,23 @@ bool StatsFile::message(std::uint32_t number, char (&text)[248], std::uint32_t* 
   return message.sequence.load(kRelaxed) == number + 1;
 }
 
-StatsFile::Totals StatsFile::totals() const noexcept {
-  Totals out;
+void StatsFile::totals(Totals& out) const noexcept {
   const StatsHeader& header = layout_->header;
+  StorePeak peak{};
+  merge(out.pager, header.exited);
+  raise_store(peak, header.exited_peak);
   out.processes = header.exited_processes.load(kRelaxed);
-  gather(out, header.exited, header.exited_peak);
+  out.managed = header.exited_managed.load(kRelaxed);
   for (const StatsSlot& slot : layout_->slots) {
     if (slot.state.load(std::memory_order_acquire) != SlotState::kLive) continue;
     ++out.processes;
-    if (slot.mode.load(kRelaxed) == EngineMode::kManaged) ++out.managed;
-    gather(out, slot.counters, slot.peak);
+    if (was_managed(slot)) ++out.managed;
+    merge(out.pager, slot.pager);
+    raise_store(peak, slot.peak);
   }
-  return out;
+  out.peak_stored_pages = peak.stored_pages;
+  out.compressed_bytes = peak.compressed_bytes;
+  out.peak_held_bytes = peak.held_bytes;
 }
 
 }  // namespace whimbrel

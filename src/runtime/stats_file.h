@@ -7,7 +7,7 @@
 // Layout (version 1, little endian, all offsets fixed):
 //   0        StatsHeader          4096 bytes: identification, limits, what dead processes left behind
 //   4096     StatsMessage[256]    65536 bytes: ring of messages for people, written by anyone, read by `run`
-//   69632    StatsSlot[4096]      512 bytes each
+//   69632    StatsSlot[4096]      1024 bytes each; the second half is the pager's own statistics (pager/stats.h)
 // Numbers are bytes, pages of 4096 bytes, or nanoseconds, as their names say. Readers check magic and version.
 #pragma once
 
@@ -17,6 +17,7 @@
 #include <cstdint>
 
 #include "base/error.h"
+#include "pager/stats.h"
 
 namespace whimbrel {
 
@@ -24,33 +25,15 @@ inline constexpr std::uint64_t kStatsMagic = 0x6c6572626d696877;  // the bytes "
 inline constexpr std::uint32_t kStatsVersion = 1;
 inline constexpr std::size_t kStatsMessages = 256;
 inline constexpr std::size_t kStatsSlots = 4096;
-inline constexpr std::size_t kLatencyBuckets = 20;
 
 using Counter = std::atomic<std::uint64_t>;
 static_assert(Counter::is_always_lock_free);
 
-// Counters that add up over processes.
-struct StatsCounters {
-  Counter pages_out;         // pages that left for the device
-  Counter pages_home;        // pages that came home from the device
-  Counter faults;            // touches of memory that was away
-  Counter zero_faults;       // first touches of fresh memory served by the engine
-  Counter wait_ns;           // time threads of the program waited for those
-  Counter refused;           // pages that could not leave: pinned, or shared with a forked process
-  Counter back_pressure;     // times the fault path had to make room itself before serving
-  Counter clean_drops;       // pages that left without being stored again
-  Counter forks;             // children that went through the fork protocol
-  Counter errors;            // device errors
-  std::array<Counter, kLatencyBuckets> latency;  // faults by waiting time: bucket n counts [2^n, 2^(n+1)) microseconds
-};
-
-// Numbers of which only the largest matters when processes are put together.
-struct StatsPeaks {
-  Counter resident_bytes;    // highest uncompressed residency
-  Counter total_bytes;       // highest residency + store + staging + engine
-  Counter stored_pages;      // most pages away at once ...
-  Counter compressed_bytes;  // ... and their size on the device at that moment
-  Counter stored_bytes;      // ... and what the device really held for them
+// What the device kept at the moment when most was away; "now" in a slot's own fields.
+struct StorePeak {
+  Counter stored_pages;
+  Counter compressed_bytes;  // payload
+  Counter held_bytes;        // memory or disk really used for it
 };
 
 enum class SlotState : std::uint32_t { kFree = 0, kLive = 1, kFolding = 2 };
@@ -61,7 +44,7 @@ enum class EngineMode : std::uint32_t {
   kUnmanaged = 2,  // whimbrel could not start in this process; it runs as if without it
 };
 
-struct alignas(512) StatsSlot {
+struct alignas(1024) StatsSlot {
   std::atomic<SlotState> state;
   std::atomic<std::uint32_t> pid;
   std::atomic<std::uint32_t> parent_pid;
@@ -69,15 +52,15 @@ struct alignas(512) StatsSlot {
   Counter started_ns;        // monotonic clock
   Counter updated_ns;
   std::array<std::atomic<char>, 16> name;
-  Counter resident_bytes;    // now
-  Counter total_bytes;
-  Counter stored_bytes;
-  Counter stored_pages;
-  Counter watched_bytes;     // memory of the program that is under management
-  StatsPeaks peak;
-  StatsCounters counters;
+  Counter anonymous_bytes;   // private memory of the process as the kernel counts it, last time somebody looked
+  Counter stored_pages;      // on the device now
+  Counter compressed_bytes;
+  Counter held_bytes;
+  StorePeak peak;
+  alignas(512) PagerStats pager;
 };
-static_assert(sizeof(StatsSlot) == 512);
+static_assert(sizeof(PagerStats) <= 512, "a new layout version is needed");
+static_assert(sizeof(StatsSlot) == 1024 && offsetof(StatsSlot, pager) == 512);
 
 struct StatsMessage {
   std::atomic<std::uint32_t> sequence;  // 0 while being written; otherwise 1 + the message's number
@@ -96,8 +79,9 @@ struct alignas(4096) StatsHeader {
   std::atomic<std::uint32_t> next_slot;
   std::atomic<std::uint32_t> next_message;
   Counter exited_processes;         // processes whose slots have been used again ...
-  StatsPeaks exited_peak;           // ... and what they left
-  StatsCounters exited;
+  Counter exited_managed;           // ... how many of them had memory under management ...
+  StorePeak exited_peak;            // ... and what they left: peaks are the highest, the rest is summed
+  alignas(512) PagerStats exited;
 };
 static_assert(sizeof(StatsHeader) == 4096);
 
@@ -138,14 +122,11 @@ class StatsFile {
   struct Totals {
     std::uint64_t processes = 0;   // program images that took part: an exec counts as a new one
     std::uint64_t managed = 0;     // of these: had memory under management
-    std::uint64_t peak_resident_bytes = 0, peak_total_bytes = 0;  // of the process where it was highest
-    std::uint64_t peak_stored_pages = 0, compressed_bytes = 0, peak_stored_bytes = 0;  // ditto
-    std::uint64_t pages_out = 0, pages_home = 0, faults = 0, zero_faults = 0, wait_ns = 0;
-    std::uint64_t refused = 0, back_pressure = 0, clean_drops = 0, forks = 0, errors = 0;
-    std::array<std::uint64_t, kLatencyBuckets> latency{};
+    std::uint64_t peak_stored_pages = 0, compressed_bytes = 0, peak_held_bytes = 0;  // of the process with most away
+    PagerStats pager{};            // counters summed; peaks those of the process where they were highest
   };
-  // All processes, dead ones included, put together.
-  [[nodiscard]] Totals totals() const noexcept;
+  // All processes, dead ones included, put together. `out` must be fresh.
+  void totals(Totals& out) const noexcept;
 
  private:
   explicit StatsFile(StatsLayout* layout) noexcept : layout_(layout) {}

@@ -38,8 +38,8 @@ TEST_F(StatsFileTest, IsPrivateAndSurvivesTheProcessThatWroteIt) {
     const Result<StatsFile> mine = StatsFile::open(path_.c_str());
     if (!mine) _exit(1);
     StatsSlot* slot = mine->claim(static_cast<std::uint32_t>(getpid()), 1, 5);
-    slot->counters.pages_out = 7;
-    slot->peak.resident_bytes = 900;
+    slot->pager.pages_out = 7;
+    slot->pager.peak_resident_pages = 900;
     mine->post(42, "out of room");
     kill(getpid(), SIGKILL);
   }
@@ -47,10 +47,11 @@ TEST_F(StatsFileTest, IsPrivateAndSurvivesTheProcessThatWroteIt) {
   waitpid(child, &status, 0);
   ASSERT_TRUE(WIFSIGNALED(status));
 
-  const StatsFile::Totals totals = file->totals();
+  StatsFile::Totals totals;
+  file->totals(totals);
   EXPECT_EQ(totals.processes, 1u);
-  EXPECT_EQ(totals.pages_out, 7u);
-  EXPECT_EQ(totals.peak_resident_bytes, 900u);
+  EXPECT_EQ(totals.pager.pages_out.load(), 7u);
+  EXPECT_EQ(totals.pager.peak_resident_pages.load(), 900u);
   char text[248];
   std::uint32_t pid = 0;
   ASSERT_TRUE(file->message(0, text, &pid));
@@ -81,17 +82,18 @@ TEST_F(StatsFileTest, SlotsOfTheDeadAreUsedAgainWithoutLosingTheirNumbers) {
   for (std::size_t i = 0; i < kStatsSlots; ++i) {
     StatsSlot* slot = file->claim(dead, 1, 1);
     ASSERT_NE(slot, nullptr);
-    slot->counters.pages_home = 2;
-    slot->peak.total_bytes = i;
+    slot->pager.pages_home = 2;
+    slot->pager.peak_total_bytes = i;
   }
   StatsSlot* again = file->claim(static_cast<std::uint32_t>(getpid()), 1, 1);
   ASSERT_NE(again, nullptr);
-  EXPECT_EQ(again->counters.pages_home.load(), 0u);
-  again->counters.pages_home = 1;
-  const StatsFile::Totals totals = file->totals();
+  EXPECT_EQ(again->pager.pages_home.load(), 0u);
+  again->pager.pages_home = 1;
+  StatsFile::Totals totals;
+  file->totals(totals);
   EXPECT_EQ(totals.processes, kStatsSlots + 1);
-  EXPECT_EQ(totals.pages_home, 2 * kStatsSlots + 1);
-  EXPECT_EQ(totals.peak_total_bytes, kStatsSlots - 1);
+  EXPECT_EQ(totals.pager.pages_home.load(), 2 * kStatsSlots + 1);
+  EXPECT_EQ(totals.pager.peak_total_bytes.load(), kStatsSlots - 1);
 }
 
 TEST_F(StatsFileTest, HasNoSlotWhenEverybodyLives) {

@@ -1,0 +1,33 @@
+// What `whimbrel run` tells the library in every process below it, by environment variables:
+//
+//   LD_PRELOAD        the library, before whatever was there
+//   WHIMBREL_RAM      budget for resident, uncompressed memory: bytes in decimal; 0 or absent: none
+//   WHIMBREL_TOTAL    budget for resident + store + staging + whimbrel's own: bytes; 0 or absent: none
+//   WHIMBREL_DEVICE   where pages go, as `run --device` takes it
+//   WHIMBREL_STATS    path of the statistics file (stats_file.h)
+//
+// A process without WHIMBREL_RAM and WHIMBREL_TOTAL is left alone.
+#pragma once
+
+#include <cstdint>
+
+namespace whimbrel {
+
+inline constexpr const char* kEnvRam = "WHIMBREL_RAM";
+inline constexpr const char* kEnvTotal = "WHIMBREL_TOTAL";
+inline constexpr const char* kEnvDevice = "WHIMBREL_DEVICE";
+inline constexpr const char* kEnvStats = "WHIMBREL_STATS";
+
+// Copies, since the program may overwrite its environment and its memory may be away when we look.
+struct Settings {
+  std::uint64_t ram_bytes = 0;
+  std::uint64_t total_bytes = 0;
+  char device[128] = {};
+  char stats[512] = {};
+
+  [[nodiscard]] bool active() const noexcept { return ram_bytes != 0 || total_bytes != 0; }
+  // From a process's environment block. Malformed numbers count as absent; nothing is allocated.
+  [[nodiscard]] static Settings from_environment(const char* const* environment) noexcept;
+};
+
+}  // namespace whimbrel
