@@ -227,15 +227,33 @@ PageCount Collector::steal_run_locked(PageRange run) noexcept {
     skip(run.count);
     return run.count;
   }
-  const std::uint64_t writable = mapping_.has(Mapping::kWritable) ? PageEntry::kWritable : 0;
-  // State before MOVE: a fault can arrive in the microsecond in which the page goes.
-  for (std::uint64_t i = 0; i < want.raw(); ++i) {
-    const Pfn pfn = Pfn::of_frame(*frame + PageCount(i));
-    space_.page(pfn)->set_mapping(run.first + PageCount(i));
-    space_.table().update(run.first + PageCount(i),
-                          PageEntry(PageState::kMigratingOut, pfn, writable | PageEntry::kExclusiveMarker));
+  // Messages applied since the walk began may have given the block back.
+  if (!space_.table().prepare({run.first, want})) {
+    space_.free_frames(Pfn::of_frame(*frame), want);
+    skip(run.count);
+    return run.count;
   }
+  const std::uint64_t writable = mapping_.has(Mapping::kWritable) ? PageEntry::kWritable : 0;
+  const auto freeze_slots = [&]() REQUIRES(space_.mutex()) {
+    for (std::uint64_t i = 0; i < want.raw(); ++i) {
+      const Pfn pfn = Pfn::of_frame(*frame + PageCount(i));
+      space_.page(pfn)->set_mapping(run.first + PageCount(i));
+      space_.table().update(run.first + PageCount(i),
+                            PageEntry(PageState::kMigratingOut, pfn, writable | PageEntry::kExclusiveMarker));
+    }
+  };
+#ifndef WHIMBREL_BREAK_STATE_BEFORE_MOVE
+  // State before MOVE: a fault can arrive in the microsecond in which the page goes.
+  freeze_slots();
   const Progress moved = space_.mmu().move(*frame, run.first, want, Wake::kNo);
+#else
+  // Wrong on purpose: the race test is built a second time with this, and has to find it.
+  const Progress moved = space_.mmu().move(*frame, run.first, want, Wake::kNo);
+  space_.mutex().unlock();
+  space_.clock().sleep_ns(20'000);
+  space_.mutex().lock();
+  freeze_slots();
+#endif
   const std::uint64_t write = writable != 0 ? MigrateWord::kWrite : 0;
   for (std::uint64_t i = 0; i < moved.done.raw(); ++i) {
     record(MigrateWord::of(Pfn::of_frame(*frame + PageCount(i))).with(MigrateWord::kMigrate | write));
