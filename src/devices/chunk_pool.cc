@@ -24,11 +24,10 @@ std::size_t checked_segment(std::size_t bytes) noexcept {
 
 }  // namespace
 
-ChunkPool::ChunkPool(MemorySource& source, const Options& options) noexcept
+ChunkPool::ChunkPool(MemorySource& source, Allowance& allowance, const Options& options) noexcept
     : source_(source),
       layout_(checked_segment(options.segment_bytes)),
-      capacity_segments_(options.capacity_bytes == 0 ? places(options, layout_)
-                                                     : options.capacity_bytes / layout_.bytes()),
+      allowance_(allowance),
       segments_(source, places(options, layout_)),
       space_(source, (places(options, layout_) + 63) / 64) {}
 
@@ -112,6 +111,7 @@ bool ChunkPool::get(std::uint32_t head, std::span<const Target> targets) const n
 }
 
 void ChunkPool::free_chain(std::uint32_t head) noexcept {
+  if (head == kNone) return;
   Retired retired;
   {
     MutexLock lock(mutex_);
@@ -208,8 +208,7 @@ std::uint32_t ChunkPool::lowest_hole_locked() noexcept {
 
 // Takes one segment more. The lock is dropped meanwhile: the source may have to ask the kernel.
 Result<void> ChunkPool::grow_locked() noexcept {
-  if (own_segments_ >= capacity_segments_) return fail(Errc::kDeviceFull, 0, "chunk pool");
-  ++own_segments_;  // counted before it is there, so that two growing threads together keep to the limit
+  if (!allowance_.claim(layout_.bytes())) return fail(Errc::kDeviceFull, 0, "chunk pool");
   mutex_.unlock();
   auto* base = static_cast<std::byte*>(source_.take(layout_.bytes()));
   if (base != nullptr) {
@@ -220,8 +219,8 @@ Result<void> ChunkPool::grow_locked() noexcept {
   mutex_.lock();
   const std::uint32_t segment = base == nullptr ? 0 : lowest_hole_locked();
   if (base == nullptr || segment == segments_.size()) {
-    --own_segments_;
     if (base != nullptr) source_.give(base, layout_.bytes());
+    allowance_.refund(layout_.bytes());
     return fail(base == nullptr ? Errc::kNoMemory : Errc::kDeviceFull, 0, "chunk pool");
   }
   install_locked(segment, base);
@@ -234,6 +233,7 @@ void ChunkPool::install_locked(std::uint32_t segment, std::byte* base) noexcept 
   state.used = state.first_word = state.high_water = 0;
   state.frozen = false;
   if (segment >= top_) top_ = segment + 1;
+  ++own_segments_;
   free_ += layout_.chunks();
   ++empty_;
   set_space_locked(segment, true);
@@ -270,6 +270,7 @@ void ChunkPool::give_back(Retired& retired) noexcept {
     retired.first = record.next;
     if (!record.frozen) std::memset(base, 0, std::max(sizeof(record), record.high_water * kChunkBytes));
     source_.give(base, layout_.bytes());
+    if (!record.frozen) allowance_.refund(layout_.bytes());
   }
 }
 
@@ -282,6 +283,7 @@ void ChunkPool::freeze_all() noexcept {
       SegmentState& state = segments_[i];
       if (state.base == nullptr || state.frozen) continue;
       set_space_locked(i, false);
+      allowance_.refund(layout_.bytes());
       --own_segments_;
       used_ -= state.used;
       free_ -= layout_.chunks() - state.used;

@@ -28,6 +28,7 @@
 #include "base/error.h"
 #include "base/memory_source.h"
 #include "base/mutex.h"
+#include "devices/allowance.h"
 #include "devices/chunk_segment.h"
 #include "devices/zeroed_table.h"
 
@@ -53,7 +54,6 @@ class ChunkPool {
   struct Options {
     std::size_t segment_bytes = std::size_t{2} << 20;    // 64 KiB .. 2 MiB, a power of two
     std::uint64_t max_bytes = std::uint64_t{256} << 30;  // the largest the pool can ever be
-    std::uint64_t capacity_bytes = 0;                    // limit on segments held, without inherited ones; 0: max_bytes
   };
   struct Stats {
     std::uint64_t held_bytes = 0;       // segments, those inherited over a fork included
@@ -66,12 +66,16 @@ class ChunkPool {
     bool more = false;        // another step is worth doing now
   };
 
-  ChunkPool(MemorySource& source, const Options& options) noexcept;
+  // Segments count against `allowance`, except those inherited over a fork: they are the parent's, and a child of a
+  // process with a full store could not store anything otherwise. Both references outlive the pool.
+  ChunkPool(MemorySource& source, Allowance& allowance, const Options& options) noexcept;
   ~ChunkPool();
   ChunkPool(const ChunkPool&) = delete;
   ChunkPool& operator=(const ChunkPool&) = delete;
   // False when there was no memory for the directory, or the options make no sense: use nothing else then.
-  [[nodiscard]] bool valid() const noexcept { return !segments_.empty() && !space_.empty(); }
+  [[nodiscard]] bool valid() const noexcept NO_THREAD_SAFETY_ANALYSIS {  // the sizes of the tables never change
+    return !segments_.empty() && !space_.empty();
+  }
 
   // Stores the parts one after the other as one blob. `token` names it towards ChunkOwner. kDeviceFull, kNoMemory;
   // nothing is held then.
@@ -79,7 +83,7 @@ class ChunkPool {
   // Copies the first bytes of the blob, as many as the targets hold together, into them. False when the chain ends
   // before or leads nowhere: then the links are damaged. The caller keeps the blob locked.
   [[nodiscard]] bool get(std::uint32_t head, std::span<const Target> targets) const noexcept;
-  // Gives a whole chain back. Nobody else may know it any more.
+  // Gives a whole chain back; kNone is allowed. Nobody else may know it any more.
   void free_chain(std::uint32_t head) noexcept EXCLUDES(mutex_);
 
   // Moves up to about `budget_chunks` chunks (always whole blobs' worth within a segment) when the pool holds an
@@ -138,7 +142,7 @@ class ChunkPool {
 
   MemorySource& source_;
   const SegmentLayout layout_;
-  const std::uint64_t capacity_segments_;
+  Allowance& allowance_;
 
   mutable Mutex mutex_;
   // `base` is also read without the lock, by those who hold a blob in the segment: it cannot change under them.
@@ -147,7 +151,7 @@ class ChunkPool {
   std::uint32_t space_hint_ GUARDED_BY(mutex_) = 0;      // no bit set in the words of space_ before this one
   std::uint32_t hole_hint_ GUARDED_BY(mutex_) = 0;       // every place before this one has a segment
   std::uint32_t top_ GUARDED_BY(mutex_) = 0;             // no segment at or above
-  std::uint64_t own_segments_ GUARDED_BY(mutex_) = 0;    // not frozen, those being taken included
+  std::uint64_t own_segments_ GUARDED_BY(mutex_) = 0;    // not frozen
   std::uint64_t frozen_segments_ GUARDED_BY(mutex_) = 0;
   std::uint64_t used_ GUARDED_BY(mutex_) = 0;         // chunks in own segments
   std::uint64_t frozen_used_ GUARDED_BY(mutex_) = 0;  // chunks in frozen segments

@@ -124,7 +124,8 @@ TEST(SegmentLayout, UsesTheWholeSegment) {
 TEST(ChunkPool, BlobsOfEverySizeComeBack) {
   TestMemory memory;
   {
-    ChunkPool pool(memory, {.segment_bytes = kSegment});
+    Allowance allowance(0);
+    ChunkPool pool(memory, allowance, {.segment_bytes = kSegment});
     Blobs blobs(pool, 1200);
     std::uint32_t token = 0;
     for (std::size_t bytes = 1; bytes < 600; ++bytes) ASSERT_TRUE(blobs.put(token++, bytes, bytes));
@@ -139,7 +140,8 @@ TEST(ChunkPool, BlobsOfEverySizeComeBack) {
 
 TEST(ChunkPool, TheLowestHoleIsFilledFirst) {
   TestMemory memory;
-  ChunkPool pool(memory, {.segment_bytes = kSegment});
+  Allowance allowance(0);
+  ChunkPool pool(memory, allowance, {.segment_bytes = kSegment});
   Blobs blobs(pool, 1000);
   for (std::uint32_t i = 0; i < 1000; ++i) ASSERT_TRUE(blobs.put(i, i, 256));
   const std::uint64_t held = pool.stats().held_bytes;
@@ -159,7 +161,8 @@ TEST(ChunkPool, TheLowestHoleIsFilledFirst) {
 
 TEST(ChunkPool, CapacityIsKeptAndAFailedPutHoldsNothing) {
   TestMemory memory;
-  ChunkPool pool(memory, {.segment_bytes = kSegment, .capacity_bytes = 4 * kSegment + 100});
+  Allowance allowance(4 * kSegment + 100);
+  ChunkPool pool(memory, allowance, {.segment_bytes = kSegment});
   Blobs blobs(pool, 100);
   std::uint32_t stored = 0;
   for (;; ++stored) {
@@ -181,7 +184,8 @@ TEST(ChunkPool, CapacityIsKeptAndAFailedPutHoldsNothing) {
 
 TEST(ChunkPool, NoMemoryIsAnErrorAndHoldsNothing) {
   TestMemory memory;
-  ChunkPool pool(memory, {.segment_bytes = kSegment});
+  Allowance allowance(0);
+  ChunkPool pool(memory, allowance, {.segment_bytes = kSegment});
   Blobs blobs(pool, 100);
   memory.set_limit(memory.bytes_in_use() + 2 * kSegment);
   ASSERT_TRUE(blobs.put(0, 0, kSegment));
@@ -206,7 +210,8 @@ TEST(ChunkPool, MemoryGoesBackWiped) {
     }
   });
   {
-    ChunkPool pool(memory, {.segment_bytes = kSegment});
+    Allowance allowance(0);
+    ChunkPool pool(memory, allowance, {.segment_bytes = kSegment});
     Blobs blobs(pool, 100);
     for (std::uint32_t i = 0; i < 100; ++i) ASSERT_TRUE(blobs.put(i, i, 10'000));
     for (std::uint32_t i = 0; i < 90; ++i) blobs.drop(i);
@@ -218,7 +223,8 @@ TEST(ChunkPool, MemoryGoesBackWiped) {
 
 TEST(ChunkPool, DamagedLinksAreNoticed) {
   TestMemory memory;
-  ChunkPool pool(memory, {.segment_bytes = kSegment});
+  Allowance allowance(0);
+  ChunkPool pool(memory, allowance, {.segment_bytes = kSegment});
   Blobs blobs(pool, 2);
   ASSERT_TRUE(blobs.put(0, 0, 1000).has_value());
   const SegmentLayout layout(kSegment);
@@ -238,7 +244,8 @@ TEST(ChunkPool, DamagedLinksAreNoticed) {
 
 TEST(ChunkPool, CompactionStopsWhenNothingCanBeGained) {
   TestMemory memory;
-  ChunkPool pool(memory, {.segment_bytes = kSegment});
+  Allowance allowance(0);
+  ChunkPool pool(memory, allowance, {.segment_bytes = kSegment});
   Blobs blobs(pool, 1000);
   for (std::uint32_t i = 0; i < 1000; ++i) ASSERT_TRUE(blobs.put(i, i, 1400));
   EXPECT_FALSE(pool.should_compact());
@@ -265,7 +272,8 @@ TEST(ChunkPool, CompactionStopsWhenNothingCanBeGained) {
 // A blob whose owner has not recorded it yet, or has let go of it already, is passed over, not waited for.
 TEST(ChunkPool, CompactionPassesOverBlobsInMotion) {
   TestMemory memory;
-  ChunkPool pool(memory, {.segment_bytes = kSegment});
+  Allowance allowance(0);
+  ChunkPool pool(memory, allowance, {.segment_bytes = kSegment});
   Blobs blobs(pool, 201);
   for (std::uint32_t i = 0; i < 100; ++i) ASSERT_TRUE(blobs.put(i, i, 1400));
   const std::byte byte{42};
@@ -287,7 +295,8 @@ TEST(ChunkPool, ThreadsStoreLoadReleaseAndCompact) {
   TestMemory memory;
   const std::uint64_t seed = run_seed();
   {
-    ChunkPool pool(memory, {.segment_bytes = kSegment});
+    Allowance allowance(0);
+    ChunkPool pool(memory, allowance, {.segment_bytes = kSegment});
     constexpr std::uint32_t kPerThread = 150;
     Blobs blobs(pool, 4 * kPerThread);
     std::atomic<bool> failed{false};
@@ -327,7 +336,8 @@ TEST(ChunkPool, ThreadsStoreLoadReleaseAndCompact) {
 TEST(ChunkPool, FrozenSegmentsAreOnlyReadAndGoBackWhenEmpty) {
   TestMemory memory;
   {
-    ChunkPool pool(memory, {.segment_bytes = kSegment, .capacity_bytes = 20 * kSegment});
+    Allowance allowance(20 * kSegment);
+    ChunkPool pool(memory, allowance, {.segment_bytes = kSegment});
     Blobs blobs(pool, 400);
     for (std::uint32_t i = 0; i < 200; ++i) ASSERT_TRUE(blobs.put(i, i, 3000));
     const std::uint64_t inherited = pool.stats().held_bytes;
@@ -391,7 +401,8 @@ TEST_P(StorageOverhead, StaysLowInEveryPhase) {
   const Population& population = GetParam();
   TestMemory memory;
   Random random(42);
-  ChunkPool pool(memory, {.segment_bytes = std::size_t{256} << 10});
+  Allowance allowance(0);
+  ChunkPool pool(memory, allowance, {.segment_bytes = std::size_t{256} << 10});
   Blobs blobs(pool, population.blobs);
   const auto put = [&](std::uint32_t token, const Sizes& sizes) {
     ASSERT_TRUE(blobs.put(token, token, sizes.draw(random)));
