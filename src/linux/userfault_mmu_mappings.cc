@@ -33,6 +33,9 @@ Mapping translate(const uapi::ProcmapQuery& from, const char* name) noexcept {
   return to;
 }
 
+// The text also lists [vsyscall], which lies in the kernel's half and is no mapping of the process.
+bool in_user_half(const Mapping& mapping) noexcept { return mapping.range.first.address().raw() >> 63 == 0; }
+
 }  // namespace
 
 Result<Mapping> UserfaultMmu::query_mapping(PageIndex page) noexcept {
@@ -62,7 +65,7 @@ Result<Mapping> UserfaultMmu::read_mapping(PageIndex page) noexcept {
   std::string_view line;
   Mapping mapping;
   while (lines.next(line)) {
-    if (parse_mapping_line(line, mapping) && page < mapping.range.end()) return mapping;
+    if (parse_mapping_line(line, mapping) && page < mapping.range.end() && in_user_half(mapping)) return mapping;
   }
   if (lines.failed()) return std::unexpected(lines.error());
   return fail(Errc::kNotFound, 0, "no mapping at or above");
@@ -92,7 +95,7 @@ Result<std::size_t> UserfaultMmu::detailed_mappings(PageIndex from, std::span<Ma
     if (!line.empty() && line.front() >= 'A' && line.front() <= 'Z') {
       if (wanted && parse_vm_flags(line, current)) out[filled++] = current;
     } else if (parse_mapping_line(line, current)) {
-      wanted = from < current.range.end();
+      wanted = from < current.range.end() && in_user_half(current);
     }
   }
   sys::close(*smaps);
