@@ -174,8 +174,12 @@ void CompressedDevice::release_in_unit(const Place& place) noexcept {
 
 void CompressedDevice::submit(DeviceBatch& batch) noexcept {
   for (DeviceOp& op : batch.ops) {
-    GatePass pass(gate_);  // one by one: a fork waits for one unit, not for the batch
-    op.result = run(op);
+    if (op.kind == DeviceOp::Kind::kLoad) {
+      op.result = run(op);  // never waits for a fork: the fork may be waiting for it
+    } else {
+      GatePass pass(gate_);  // one by one: a fork waits for one unit, not for the batch
+      op.result = run(op);
+    }
   }
 }
 
@@ -295,7 +299,6 @@ Result<std::span<const std::byte>> CompressedDevice::read_unit(const Place& plac
 }
 
 Result<bool> CompressedDevice::verify(DeviceSlot first, std::uint32_t pages, const std::byte* memory) noexcept {
-  GatePass pass(gate_);
   const Place place = place_of(first, pages);
   const std::size_t bytes = pages * kPageBytes;
   const Result<Unit> unit = look_up(place);
@@ -324,6 +327,9 @@ std::uint32_t* CompressedDevice::lock_blob(std::uint32_t token) noexcept NO_THRE
 void CompressedDevice::unlock_blob(std::uint32_t token) noexcept NO_THREAD_SAFETY_ANALYSIS { stripe(token).unlock(); }
 
 void CompressedDevice::after_fork_in_child() noexcept {
+  // Loads of the parent may have been under way.
+  for (Mutex& stripe : stripes_) stripe.reset_after_fork();
+  loaders_.reset_in_child();
   pool_.freeze_all();
   gate_.open_in_child();
 }

@@ -11,7 +11,7 @@
 // Lock order: gate, context, unit stripe, then the pool's and the table's locks. The stripe of a unit guards its entry
 // and its blob; it is held while a blob is copied out, not while it is decoded.
 //
-// fork. The child reads what it inherited in place, never writes to it, and gives it back piece by piece as slots are
+// fork. Loads go on while it is prepared; everything else waits. The child reads what it inherited in place, never writes to it, and gives it back piece by piece as slots are
 // released. Its own stores go to fresh memory.
 #pragma once
 

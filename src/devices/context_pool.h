@@ -38,6 +38,13 @@ class ContextPool {
   };
 
   [[nodiscard]] bool empty() const noexcept { return contexts_.empty(); }
+  // In a forked child: those who had borrowed do not exist there.
+  void reset_in_child() noexcept {
+    const std::size_t count = contexts_.size();
+    free_.store(count == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1);
+    waiting_.store(0);
+    given_.reset_after_fork();
+  }
   // For set-up, before anything is lent.
   [[nodiscard]] T* begin() noexcept { return contexts_.begin(); }
   [[nodiscard]] T* end() noexcept { return contexts_.end(); }
