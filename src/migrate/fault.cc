@@ -1,6 +1,7 @@
 #include "migrate/fault.h"
 
 #include "base/check.h"
+#include "migrate/exclusive.h"
 
 namespace whimbrel {
 namespace {
@@ -45,6 +46,8 @@ void FaultService::serve(const PendingFault& fault, bool on_service_thread) noex
     case PageState::kDevice: return serve_device(fault, entry, on_service_thread);
     case PageState::kPoisoned: return fail_access(fault);
     case PageState::kExclusive:
+      (void)revoke_exclusive(space_, fault.page);  // refused: its holder re-drives us
+      return;
     case PageState::kMigratingOut:
     case PageState::kCommitted:
     case PageState::kMigratingHome:
