@@ -71,6 +71,9 @@ class AddressSpace {
     std::int64_t quarantine_ns = 200'000'000;
     // Break copy-on-write sharing of pages that refuse to move because of a fork (UA-06). Costs memory.
     bool break_sharing = false;
+    // Keep the read-only flavour of pages (after fork, after mprotect) exactly as the kernel does, by write-protecting
+    // what comes home with it. Needs an Mmu that watches write protection; for drivers that mirror page tables.
+    bool track_protection = false;
   };
 
   [[nodiscard]] static Result<AddressSpace*> create(Mmu& mmu, MemorySource& source, Clock& clock,
@@ -122,6 +125,22 @@ class AddressSpace {
   // Pieces that nothing maps are freed (SPF-03). Calls folio_split of the owner: like folio_free, that must not call back
   // into the space. kAgain: somebody else holds a reference.
   [[nodiscard]] Result<void> split_folio_locked(Pfn head, Pfn keep, bool lock_all) noexcept REQUIRES(mutex_);
+  // The program lowers the protection of a range (mprotect): device pages become the readable flavour, for good (MP-02).
+  // To be called by whoever intercepts the call; the kernel sends no message.
+  void note_protection_lowered(PageRange range) noexcept EXCLUDES(mutex_);
+  // The program is about to MADV_FREE a range, or has done so: the message that this makes looks like that of DONTNEED,
+  // but drops nothing (MA-02). To be called by whoever intercepts the call.
+  void begin_lazy_free(PageRange range) noexcept EXCLUDES(mutex_);
+  void end_lazy_free(PageRange range) noexcept EXCLUDES(mutex_);
+  // A fork has shared every page: readable flavour, in the parent after it and in the child after recover_in_child()
+  // (FK-02). With track_protection pages in RAM are write-protected, so that their first write is seen.
+  void note_shared_by_fork() noexcept EXCLUDES(mutex_);
+
+  // Is a present page of this kind writable now, as far as it can be told? (UA-05)
+  [[nodiscard]] bool is_writable(std::uint32_t run_kind, const Mapping& mapping) const noexcept {
+    if (!mapping.has(Mapping::kWritable) || (run_kind & PageRun::kZero) != 0) return false;
+    return !config_.track_protection || (run_kind & PageRun::kWritten) != 0;
+  }
   // Re-drives whoever waits for this slot, if anybody does.
   void wake_waiters_locked(PageIndex page) noexcept REQUIRES(mutex_);
 
@@ -153,6 +172,7 @@ class AddressSpace {
   void apply_locked(const Message& message) noexcept REQUIRES(mutex_);
   void drop_range_locked(PageRange range, NotifyEvent why) noexcept REQUIRES(mutex_);
   void remap_range_locked(PageRange from, PageIndex to) noexcept REQUIRES(mutex_);
+  void lower_entries_locked(PageRange range, std::uint64_t bits) noexcept REQUIRES(mutex_);
   void quarantine_locked(PageRange range) noexcept REQUIRES(mutex_);
   void queue_fault_locked(const Message& message) noexcept REQUIRES(mutex_);
   void free_folio(Pfn head, unsigned order) noexcept;
@@ -184,6 +204,7 @@ class AddressSpace {
   PageTable table_ GUARDED_BY(mutex_);
   std::array<Quarantine, 64> quarantine_ GUARDED_BY(mutex_){};
   std::size_t quarantine_next_ GUARDED_BY(mutex_) = 0;
+  std::array<PageRange, 8> lazy_free_ GUARDED_BY(mutex_){};
   std::array<PendingFault, kFaultQueue> faults_ GUARDED_BY(mutex_){};
   std::size_t fault_head_ GUARDED_BY(mutex_) = 0;
   std::size_t fault_count_ GUARDED_BY(mutex_) = 0;

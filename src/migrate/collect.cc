@@ -74,7 +74,7 @@ void Collector::collect_part_locked(PageRange part) noexcept {
                         (runs[0].kind & (PageRun::kFile | PageRun::kZero)) == 0;
       if (huge && wants(kSelectSystem) && !tried_huge) {
         tried_huge = true;
-        at = at + collect_huge_ram_locked(part);
+        at = at + collect_huge_ram_locked(part, runs[0].kind);
         continue;  // finished, or on with what the kernel made of it
       }
     }
@@ -106,7 +106,7 @@ void Collector::collect_part_locked(PageRange part) noexcept {
         hole(run.count);
         at = run.end();
       } else {
-        const PageCount done = steal_run_locked(run);
+        const PageCount done = steal_run_locked(run, kind);
         at = at + done;
         rescan = done < run.count;
       }
@@ -153,11 +153,11 @@ bool Collector::collect_huge_slot_locked(PageRange part, PageEntry entry) noexce
   return !split;
 }
 
-PageCount Collector::collect_huge_ram_locked(PageRange unit) noexcept {
+PageCount Collector::collect_huge_ram_locked(PageRange unit, std::uint32_t kind) noexcept {
   const Result<PageIndex> frame = space_.pool(FrameUse::kHuge).take_huge();
   if (!frame) return PageCount(0);
   const Pfn pfn = Pfn::of_frame(*frame);
-  const std::uint64_t writable = mapping_.has(Mapping::kWritable) ? PageEntry::kWritable : 0;
+  const std::uint64_t writable = space_.is_writable(kind, mapping_) ? PageEntry::kWritable : 0;
   const std::uint64_t write = writable != 0 ? MigrateWord::kWrite : 0;
   space_.page(pfn)->set_mapping(unit.first);
   const PageEntry frozen(PageState::kMigratingOut, pfn, writable | PageEntry::kExclusiveMarker);
@@ -215,7 +215,7 @@ void Collector::collect_device_slot_locked(PageIndex at, PageEntry entry) noexce
   record(MigrateWord::of(pfn).with(MigrateWord::kMigrate | write));
 }
 
-PageCount Collector::steal_run_locked(PageRange run) noexcept {
+PageCount Collector::steal_run_locked(PageRange run, std::uint32_t kind) noexcept {
   FramePool& pool = space_.pool(FrameUse::kStaging);
   PageCount want = run.count;
   Result<PageIndex> frame = pool.take(want);
@@ -233,7 +233,7 @@ PageCount Collector::steal_run_locked(PageRange run) noexcept {
     skip(run.count);
     return run.count;
   }
-  const std::uint64_t writable = mapping_.has(Mapping::kWritable) ? PageEntry::kWritable : 0;
+  const std::uint64_t writable = space_.is_writable(kind, mapping_) ? PageEntry::kWritable : 0;
   const auto freeze_slots = [&]() REQUIRES(space_.mutex()) {
     for (std::uint64_t i = 0; i < want.raw(); ++i) {
       const Pfn pfn = Pfn::of_frame(*frame + PageCount(i));

@@ -24,12 +24,12 @@ class Collector {
   bool collect_huge_slot_locked(PageRange part, PageEntry entry) noexcept REQUIRES(space_.mutex());
   // A RAM huge page taken whole; returns how many pages were recorded. Less than 512: the kernel has split it, go on with
   // base pages from there.
-  [[nodiscard]] PageCount collect_huge_ram_locked(PageRange unit) noexcept REQUIRES(space_.mutex());
+  [[nodiscard]] PageCount collect_huge_ram_locked(PageRange unit, std::uint32_t kind) noexcept REQUIRES(space_.mutex());
   // COL-02 for slots that are ours.
   void collect_device_slot_locked(PageIndex at, PageEntry entry) noexcept REQUIRES(space_.mutex());
   // Freezes a run of present RAM pages; returns how many of them have been recorded (moved or refused). Less than the
   // run's length: the picture changed, scan again from there.
-  [[nodiscard]] PageCount steal_run_locked(PageRange run) noexcept REQUIRES(space_.mutex());
+  [[nodiscard]] PageCount steal_run_locked(PageRange run, std::uint32_t kind) noexcept REQUIRES(space_.mutex());
   [[nodiscard]] PageCount handle_refusal_locked(PageIndex at, const Error& error) noexcept REQUIRES(space_.mutex());
   // Messages were applied in between: is the rest of the range still the mapping we were asked for?
   [[nodiscard]] bool still_valid_locked(PageRange rest) noexcept REQUIRES(space_.mutex());

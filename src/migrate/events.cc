@@ -27,6 +27,12 @@ void AddressSpace::apply_locked(const Message& message) noexcept {
       queue_fault_locked(message);
       return;
     case Message::Kind::kRemove:
+      for (const PageRange& lazy : lazy_free_) {
+        if (lazy.empty() || !lazy.contains(message.range)) continue;
+        notify_start(NotifyEvent::kClear, message.range, nullptr);
+        notify_end(NotifyEvent::kClear, message.range, nullptr);
+        return;
+      }
       // The kernel drops the pages some time after this message was read (UE-03).
       quarantine_locked(message.range);
       drop_range_locked(message.range, NotifyEvent::kClear);
@@ -78,6 +84,24 @@ bool AddressSpace::is_quarantined_locked(PageRange range) noexcept {
     if (q.until_ns > now && q.range.overlaps(range)) return true;
   }
   return false;
+}
+
+void AddressSpace::begin_lazy_free(PageRange range) noexcept {
+  MutexLock hold(mutex_);
+  for (PageRange& slot : lazy_free_) {
+    if (!slot.empty()) continue;
+    slot = range;
+    return;
+  }
+}
+
+void AddressSpace::end_lazy_free(PageRange range) noexcept {
+  MutexLock hold(mutex_);
+  for (PageRange& slot : lazy_free_) {
+    if (slot != range || slot.empty()) continue;
+    slot = {};
+    return;
+  }
 }
 
 void AddressSpace::drop_range_locked(PageRange range, NotifyEvent why) noexcept {

@@ -9,6 +9,11 @@ namespace {
 // What a hole is filled with. In the library's own read-only data, so it can never be away.
 alignas(kPageSize) constexpr std::byte kZeroPage[kPageSize]{};
 
+bool unit_is_one_mapping(Mmu& mmu, PageIndex base) noexcept {
+  const Result<Mapping> mapping = mmu.mapping_at_or_above(base);
+  return mapping && mapping->range.contains(PageRange{base, PageCount(kPagesPerHuge)});
+}
+
 }  // namespace
 
 std::size_t FaultService::run_once() noexcept {
@@ -109,15 +114,25 @@ void FaultService::serve_device(const PendingFault& fault, PageEntry entry, bool
       return;
     }
     const Pfn head = space_.head_of(entry.pfn());
+    if (context.huge && !unit_is_one_mapping(space_.mmu(), fault.page.huge_base())) {
+      // mprotect, mlock or madvise on a part of the unit has cut its mapping; no message tells of that. The kernel splits
+      // the slot then (MP-06), and so must we: no range of the protocol could cover the unit any more, the driver would
+      // bring nothing home, and the access would be tried for ever.
+      if (!space_.split_slot_locked(fault.page.huge_base())) {
+        space_.mmu().wake({fault.page, PageCount(1)});  // no memory for the table now: tried again
+        return;
+      }
+      context.huge = false;
+    }
     if (context.huge) context.page = head;
     if (!space_.page(head)->try_lock()) {
       // Somebody is about to bring it home, or has just populated it: whoever unlocks it re-drives us.
       space_.stats().waits.fetch_add(1, std::memory_order_relaxed);
-      if (now.is_huge()) {
+      if (context.huge) {
         const PageIndex base = fault.page.huge_base();
         CHECK(space_.table().set_huge(base, space_.table().get(base).with(PageEntry::kWaited)).has_value());
       } else {
-        space_.table().update(fault.page, now.with(PageEntry::kWaited));
+        space_.table().update(fault.page, space_.table().get(fault.page).with(PageEntry::kWaited));
       }
       return;
     }

@@ -32,9 +32,21 @@ void Installer::clear_slot_locked(PageIndex at) noexcept {
   source->clear_mapping();
 }
 
-Progress Installer::put_locked(PageIndex first, std::uint64_t n, Pfn frame, bool by_move) noexcept {
-  return by_move ? space_.mmu().move(first, frame.frame(), PageCount(n), Wake::kNo)
-                 : space_.mmu().copy(first, space_.bytes(frame), PageCount(n), Wake::kNo);
+Progress Installer::put_locked(PageIndex first, std::uint64_t n, Pfn frame, bool by_move, bool protect) noexcept {
+  if (!by_move) return space_.mmu().copy(first, space_.bytes(frame), PageCount(n), Wake::kNo, protect);
+  const Progress moved = space_.mmu().move(first, frame.frame(), PageCount(n), Wake::kNo);
+  if (protect && moved.done.raw() != 0) (void)space_.mmu().write_protect({first, moved.done}, true, Wake::kNo);
+  return moved;
+}
+
+bool Installer::must_protect_locked(PageIndex at) noexcept {
+  if (!space_.config().track_protection) return false;
+  const PageEntry entry = space_.table().get(at);
+  if (entry.has(PageEntry::kWritable)) return false;
+  if (!entry.has(PageEntry::kExclusiveMarker)) return true;
+  // Ours alone, and only the mapping forbids writing: when the mapping is opened up again the page is writable at once.
+  const Result<Mapping> mapping = space_.mmu().mapping_at_or_above(at);
+  return mapping && mapping->range.contains(at) && mapping->has(Mapping::kWritable);
 }
 
 void Installer::install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame, bool by_move) noexcept {
@@ -51,13 +63,15 @@ void Installer::install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame
       continue;
     }
     const PageIndex home = source->mapped_at();
+    const bool protect = must_protect_locked(home);
     std::uint64_t run = 1;
     while (tries == 0 && i + run < n) {
       const Page* next = space_.page(sources[i + run]);
       if (!next->is_mapped() || next->mapped_at() != home + PageCount(run)) break;
+      if (space_.config().track_protection && must_protect_locked(home + PageCount(run)) != protect) break;
       ++run;
     }
-    const Progress put = put_locked(home, run, frame + PageCount(i), by_move);
+    const Progress put = put_locked(home, run, frame + PageCount(i), by_move, protect);
     for (std::uint64_t k = 0; k < put.done.raw(); ++k) clear_slot_locked(home + PageCount(k));
     if (put.done.raw() != 0) {
       space_.mmu().wake({home, put.done});
@@ -99,7 +113,8 @@ bool Installer::settle_refused_locked(PageIndex at, Pfn frame, const Error& erro
     return tries > 2;
   }
   (void)space_.mmu().watch(mapping->range);
-  const Progress copied = space_.mmu().copy(at, space_.bytes(frame), PageCount(1), Wake::kNo);
+  const Progress copied =
+      space_.mmu().copy(at, space_.bytes(frame), PageCount(1), Wake::kNo, must_protect_locked(at));
   if (!copied.failed || copied.error.code == Errc::kExists) {
     clear_slot_locked(at);
     return true;
@@ -137,7 +152,7 @@ void Installer::huge_locked(Pfn source, Pfn frame) noexcept {
     }
     const PageIndex home = head->mapped_at();
     const PageRange unit{home, PageCount(kPagesPerHuge)};
-    const Progress moved = space_.mmu().move(home, frame.frame(), unit.count, Wake::kNo);
+    const Progress moved = put_locked(home, unit.count.raw(), frame, true, must_protect_locked(home));
     if (!moved.failed) {
       CHECK(space_.table().set_huge(home, PageEntry()).has_value());
       space_.page(source)->clear_mapping();

@@ -24,9 +24,11 @@ class Installer {
   // back to the device what cannot be.
   void install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame, bool by_move) noexcept
       REQUIRES(space_.mutex());
-  // One attempt; how many pages are in place.
-  [[nodiscard]] Progress put_locked(PageIndex first, std::uint64_t n, Pfn frame, bool by_move) noexcept
+  // One attempt; how many pages are in place. `protect`: they arrive read-only.
+  [[nodiscard]] Progress put_locked(PageIndex first, std::uint64_t n, Pfn frame, bool by_move, bool protect) noexcept
       REQUIRES(space_.mutex());
+  // The slot is of the readable flavour, and nothing but write protection would keep it so (RMP-01).
+  [[nodiscard]] bool must_protect_locked(PageIndex at) noexcept REQUIRES(space_.mutex());
   // The slot is usable again: the entry goes, and with it the source's mapping.
   void clear_slot_locked(PageIndex at) noexcept REQUIRES(space_.mutex());
   // What to do about one page that was refused. True: the slot is settled one way or the other.

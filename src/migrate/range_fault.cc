@@ -108,10 +108,10 @@ class RangeFault {
   }
 
   // As far as it can be told from outside the kernel (UA-05).
-  static bool is_writable(const PageRun& run, const Mapping& mapping) {
-    if (!mapping.has(Mapping::kWritable) || (run.kind & PageRun::kZero) != 0) return false;
+  bool is_writable(const PageRun& run, const Mapping& mapping) {
+    if (!space_.is_writable(run.kind, mapping)) return false;
     if (mapping.has(Mapping::kFileBacked) && !mapping.has(Mapping::kShared) && (run.kind & PageRun::kFile) != 0) return false;
-    return (run.kind & PageRun::kWritten) != 0;
+    return true;
   }
 
   // HR-08: the pages behind this one that ask for the same are faulted with it.

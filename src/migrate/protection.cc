@@ -1,0 +1,64 @@
+// The readable flavour: which slots lose the right to be written, and when (FK-02, MP-02).
+#include "base/check.h"
+#include "migrate/address_space.h"
+
+namespace whimbrel {
+namespace {
+
+constexpr PageIndex kEnd{std::uint64_t{1} << (kUserAddressBits - kPageShift)};
+
+}  // namespace
+
+void AddressSpace::lower_entries_locked(PageRange range, std::uint64_t bits) noexcept {
+  for (PageIndex at = table_.next_used(range.first, range.end()); at < range.end();
+       at = table_.next_used(at + PageCount(1), range.end())) {
+    const PageIndex base = at.huge_base();
+    if (table_.get(at).is_huge() && !range.contains(PageRange{base, PageCount(kPagesPerHuge)})) {
+      CHECK(split_slot_locked(base).has_value(), "no memory to split a huge slot");  // MP-06
+    }
+    const PageEntry entry = table_.get(at);
+    if (entry.is_huge()) {
+      CHECK(table_.set_huge(base, table_.get(base).without(bits)).has_value());
+      at = base + PageCount(kPagesPerHuge - 1);
+    } else {
+      table_.update(at, entry.without(bits));
+    }
+  }
+}
+
+void AddressSpace::note_protection_lowered(PageRange range) noexcept {
+  notify_start(NotifyEvent::kProtectionVma, range, nullptr);
+  {
+    MutexLock hold(mutex_);
+    pump_locked();
+    lower_entries_locked(range, PageEntry::kWritable);
+  }
+  notify_end(NotifyEvent::kProtectionVma, range, nullptr);
+}
+
+void AddressSpace::note_shared_by_fork() noexcept {
+  MutexLock hold(mutex_);
+  lower_entries_locked(PageRange::between(PageIndex(), kEnd), PageEntry::kWritable | PageEntry::kExclusiveMarker);
+  if (!config_.track_protection) return;
+  for (PageIndex at; at < kEnd;) {
+    const Result<Mapping> mapping = mmu_.mapping_at_or_above(at);
+    if (!mapping) return;
+    at = mapping->range.end();
+    if (!mapping->is_private_anonymous() || !mapping->has(Mapping::kWritable)) continue;
+    // Only what is there: a protected hole would refuse to be moved into. Mappings not watched refuse, and need nothing.
+    PageRun runs[64];
+    PageIndex from = mapping->range.first;
+    while (from < mapping->range.end()) {
+      PageIndex scanned = mapping->range.end();
+      const Result<std::size_t> n = mmu_.scan(PageRange::between(from, mapping->range.end()), runs, &scanned);
+      if (!n || scanned <= from) break;
+      for (std::size_t i = 0; i < *n; ++i) {
+        if ((runs[i].kind & PageRun::kPresent) == 0) continue;
+        if (!mmu_.write_protect(runs[i].range, true, Wake::kNo)) break;
+      }
+      from = scanned;
+    }
+  }
+}
+
+}  // namespace whimbrel
