@@ -50,6 +50,7 @@ void FaultService::serve(const PendingFault& fault, bool on_service_thread) noex
     case PageState::kRam: return serve_hole(fault);
     case PageState::kDevice: return serve_device(fault, entry, on_service_thread);
     case PageState::kPoisoned: return fail_access(fault);
+    case PageState::kCoherent: return serve_coherent(fault);
     case PageState::kExclusive:
       (void)revoke_exclusive(space_, fault.page);  // refused: its holder re-drives us
       return;
@@ -91,6 +92,20 @@ void FaultService::serve_hole(const PendingFault& fault) noexcept {
     break;  // already there, or not ours any more: touch again and see
   }
   mmu.wake(one);
+}
+
+void FaultService::serve_coherent(const PendingFault& fault) noexcept {
+  const PageRange one{fault.page, PageCount(1)};
+  if (!fault.write_protect) return space_.mmu().wake(one);  // it is there
+  MutexLock hold(space_.mutex());
+  const PageEntry entry = space_.table().get(fault.page);
+  if (entry.state() == PageState::kCoherent && !entry.has(PageEntry::kExclusiveMarker)) {
+    // FK-11: the writer of a shared page gets a copy in ordinary RAM; the kernel makes it when the write goes on.
+    space_.table().update(fault.page, entry.after(PageEvent::kDrop));
+    space_.page(entry.pfn())->clear_mapping();
+    space_.put_page(entry.pfn());
+  }
+  if (!space_.mmu().write_protect(one, false, Wake::kYes)) space_.mmu().wake(one);
 }
 
 void FaultService::serve_device(const PendingFault& fault, PageEntry entry, bool on_service_thread) noexcept {
