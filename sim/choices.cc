@@ -5,6 +5,7 @@
 namespace whimbrel::sim {
 
 bool Choices::next() {
+  asked_ = 0;
   if (mode_ == Mode::kRandom) {
     world_seed_ = next_seed_;
     state_ = next_seed_++;
@@ -35,15 +36,22 @@ bool Choices::next() {
 std::uint32_t Choices::pick_rarely(std::uint32_t bound, std::uint32_t one_in) {
   CHECK(bound > 0 && worlds_ > 0, "next() starts a world");
   if (bound == 1) return 0;
+  const std::uint32_t given = answer(bound, one_in);
+  if (observer_) observer_(asked_, given);
+  ++asked_;
+  return given;
+}
+
+std::uint32_t Choices::answer(std::uint32_t bound, std::uint32_t one_in) {
   if (mode_ == Mode::kRandom) {
-    std::uint32_t answer = 0;
+    std::uint32_t given = 0;
     if (one_in == 0) {
-      answer = static_cast<std::uint32_t>(random_word() % bound);
+      given = static_cast<std::uint32_t>(random_word() % bound);
     } else if (random_word() % one_in == 0) {
-      answer = static_cast<std::uint32_t>(1 + random_word() % (bound - 1));
+      given = static_cast<std::uint32_t>(1 + random_word() % (bound - 1));
     }
-    trace_.push_back(answer);
-    return answer;
+    trace_.push_back(given);
+    return given;
   }
   if (position_ < trace_.size()) {
     if (mode_ == Mode::kExhaustive) {
@@ -52,8 +60,8 @@ std::uint32_t Choices::pick_rarely(std::uint32_t bound, std::uint32_t one_in) {
       }
       return trace_[position_++];
     }
-    const std::uint32_t answer = trace_[position_++];
-    return answer < bound ? answer : bound - 1;  // a shortened list may meet other questions
+    const std::uint32_t given = trace_[position_++];
+    return given < bound ? given : bound - 1;  // a shortened list may meet other questions
   }
   if (mode_ == Mode::kExhaustive) bounds_.push_back(bound);
   trace_.push_back(0);

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace whimbrel::sim {
@@ -30,6 +31,9 @@ class Choices {
   [[nodiscard]] std::uint32_t pick_rarely(std::uint32_t bound, std::uint32_t one_in);
   [[nodiscard]] bool flip() { return pick(2) != 0; }
 
+  // Told each answer as it is given (its place, the answer), so that a world that kills the process can be repeated.
+  void set_trace_observer(std::function<void(std::size_t, std::uint32_t)> observer) { observer_ = std::move(observer); }
+
   // The answers of this world so far.
   [[nodiscard]] const std::vector<std::uint32_t>& trace() const { return trace_; }
   [[nodiscard]] std::uint64_t worlds() const { return worlds_; }
@@ -42,6 +46,7 @@ class Choices {
   Choices(Mode mode, std::uint64_t seed, std::vector<std::uint32_t> answers)
       : mode_(mode), next_seed_(seed), trace_(std::move(answers)) {}
   [[nodiscard]] std::uint64_t random_word();
+  [[nodiscard]] std::uint32_t answer(std::uint32_t bound, std::uint32_t one_in);
 
   Mode mode_;
   std::uint64_t next_seed_;
@@ -50,7 +55,9 @@ class Choices {
   std::uint64_t worlds_ = 0;
   std::vector<std::uint32_t> trace_;
   std::vector<std::uint32_t> bounds_;  // exhaustive: of each answer in trace_
-  std::size_t position_ = 0;           // exhaustive, replay: the next answer
+  std::function<void(std::size_t, std::uint32_t)> observer_;
+  std::size_t asked_ = 0;     // in this world
+  std::size_t position_ = 0;  // exhaustive, replay: the next answer
 };
 
 }  // namespace whimbrel::sim

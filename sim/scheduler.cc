@@ -68,6 +68,7 @@ Scheduler::Task* Scheduler::choose() {
     if (task->ready) ready[count++] = task;
   }
   if (count == 0) return nullptr;
+  if (holds_course_) return ready[0];
   if (choices_.is_random()) return ready[choices_.pick_rarely(count, options_.random_one_in)];
   const std::uint32_t skip = choices_.pick(std::min(count, delays_left_ + 1));
   delays_left_ -= skip;

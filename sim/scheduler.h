@@ -48,6 +48,9 @@ class Scheduler final : public BlockingHook {
   // Names and reasons of those who wait, for the report of a deadlock.
   [[nodiscard]] std::string describe() const;
 
+  // While on, nobody departs from the ordinary course and no choice is asked.
+  void hold_course(bool on) { holds_course_ = on; }
+
   [[nodiscard]] static Scheduler* current() { return current_; }
   [[nodiscard]] bool in_fiber() const { return running_ != nullptr; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
@@ -96,6 +99,7 @@ class Scheduler final : public BlockingHook {
   Task* running_ = nullptr;
   Task* last_ = nullptr;  // who ran last, or null when he ended
   bool last_yielded_ = false;
+  bool holds_course_ = false;
   std::uint32_t delays_left_;
   std::uint64_t steps_ = 0;
   std::uint64_t sleeps_ = 0;

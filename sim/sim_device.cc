@@ -31,7 +31,7 @@ DeviceTraits SimDevice::traits() const noexcept {
 
 DeviceStats SimDevice::stats() const noexcept {
   DeviceStats stats = stats_;
-  for (const auto& [slot, place] : places_) stats.stored_pages += place.bytes != nullptr ? 1 : 0;
+  for (const auto& [slot, place] : places_) stats.stored_pages += place.stored ? 1 : 0;
   stats.raw_pages = stats.stored_pages;
   stats.compressed_bytes = stats.held_bytes = stats.stored_pages * kPageSize;
   stats.capacity_bytes = options_.capacity_pages * kPageSize;
@@ -124,15 +124,24 @@ Result<void> SimDevice::transfer(DeviceOp& op, std::uint32_t pages) {
     std::byte* memory = op.memory + i * kPageSize;
     Place& place = it->second;
     if (op.kind == DeviceOp::Kind::kStore) {
-      if (place.bytes == nullptr) place.bytes = std::make_unique<std::byte[]>(kPageSize);
-      std::memcpy(place.bytes.get(), memory, kPageSize);
+      // Most pages of a simulated 2 MiB unit are zeros: they take no room.
+      place.stored = true;
       place.corrupt = false;
+      place.bytes.reset();
+      if (memory[0] != std::byte{0} || std::memcmp(memory, memory + 1, kPageSize - 1) != 0) {
+        place.bytes = std::make_unique<std::byte[]>(kPageSize);
+        std::memcpy(place.bytes.get(), memory, kPageSize);
+      }
       ++stats_.stores;
       continue;
     }
-    if (place.bytes == nullptr) return fail(Errc::kInvalid, 0, "sim load: nothing stored");
+    if (!place.stored) return fail(Errc::kInvalid, 0, "sim load: nothing stored");
     if (place.corrupt) return fail(Errc::kCorrupt, 0, "sim load");
-    std::memcpy(memory, place.bytes.get(), kPageSize);
+    if (place.bytes != nullptr) {
+      std::memcpy(memory, place.bytes.get(), kPageSize);
+    } else {
+      std::memset(memory, 0, kPageSize);
+    }
     ++stats_.loads;
   }
   return {};
@@ -143,16 +152,18 @@ Result<bool> SimDevice::verify(DeviceSlot first, std::uint32_t pages, const std:
   if (gone_) return fail(Errc::kGone, 0, "sim verify");
   for (std::uint64_t i = 0; i < pages; ++i) {
     const auto it = places_.find(static_cast<std::uint64_t>(first) + i);
-    if (it == places_.end() || it->second.bytes == nullptr) return fail(Errc::kInvalid, 0, "sim verify");
+    if (it == places_.end() || !it->second.stored) return fail(Errc::kInvalid, 0, "sim verify");
     if (it->second.corrupt) return fail(Errc::kCorrupt, 0, "sim verify");
-    if (std::memcmp(it->second.bytes.get(), memory + i * kPageSize, kPageSize) != 0) return false;
+    std::byte zeros[kPageSize]{};
+    const std::byte* kept = it->second.bytes != nullptr ? it->second.bytes.get() : zeros;
+    if (std::memcmp(kept, memory + i * kPageSize, kPageSize) != 0) return false;
   }
   return true;
 }
 
 bool SimDevice::corrupt(DeviceSlot slot) {
   const auto it = places_.find(static_cast<std::uint64_t>(slot));
-  if (it == places_.end() || it->second.bytes == nullptr) return false;
+  if (it == places_.end() || !it->second.stored) return false;
   return it->second.corrupt = true;
 }
 

@@ -42,7 +42,8 @@ class SimDevice final : public Device {
 
  private:
   struct Place {
-    std::unique_ptr<std::byte[]> bytes;  // null: reserved, nothing stored
+    std::unique_ptr<std::byte[]> bytes;  // null: all zero, when something is stored
+    bool stored = false;
     bool corrupt = false;
     bool last_of_reservation = false;
   };

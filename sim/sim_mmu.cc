@@ -204,6 +204,14 @@ void SimMmu::wake(PageRange range) noexcept {
   leave();
 }
 
+Result<void> SimMmu::raise_bus_error(std::uint32_t thread, VirtualAddress address) noexcept {
+  enter();
+  // A thread that does not wait any more gets the signal all the same; nothing of this world can see that.
+  (void)userfault_.raise_bus_error(thread, address);
+  leave();
+  return {};
+}
+
 // ---- dropping and filling in -------------------------------------------------------------------------------------
 
 void SimMmu::zap(PageRange range) {

@@ -59,6 +59,7 @@ class SimMmu final : public Mmu {
   [[nodiscard]] Result<void> write_protect(PageRange range, bool protect, Wake wake) noexcept override;
   [[nodiscard]] Result<void> poison(PageRange range) noexcept override;
   void wake(PageRange range) noexcept override;
+  [[nodiscard]] Result<void> raise_bus_error(std::uint32_t thread, VirtualAddress address) noexcept override;
   [[nodiscard]] Result<void> discard(PageRange range) noexcept override;
   [[nodiscard]] Result<void> discard_many(std::span<const PageRange> ranges) noexcept override;
   [[nodiscard]] Result<void> populate(PageRange range, bool write) noexcept override;

@@ -40,7 +40,11 @@ Access SimProgram::touch(std::uint32_t thread, VirtualAddress address, bool writ
     message.write_protect = access == Access::kWriteProtected;
     message.thread = thread;
     message.address = address;
-    mmu_.userfault().wait_until_woken(mmu_.userfault().park(message));
+    const SimUserfault::Ticket ticket = mmu_.userfault().park(message);
+    mmu_.userfault().wait_until_woken(ticket);
+    if (!mmu_.userfault().ended_by_bus_error(ticket)) continue;
+    if (!bus_is_legal_) report("SIGBUS", address, "no contents were lost");
+    return Access::kBus;
   }
 }
 

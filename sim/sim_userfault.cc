@@ -34,6 +34,18 @@ void SimUserfault::withdraw(Ticket ticket) {
   if (Scheduler* scheduler = Scheduler::current(); scheduler != nullptr) scheduler->wake_key(key(ticket), 1);
 }
 
+bool SimUserfault::raise_bus_error(std::uint32_t thread, VirtualAddress address) {
+  const auto it = std::find_if(waiters_.begin(), waiters_.end(), [&](const Waiter& waiter) {
+    return waiter.message.thread == thread && PageIndex::of(waiter.message.address) == PageIndex::of(address);
+  });
+  if (it == waiters_.end()) return false;
+  bus_errors_.push_back(it->ticket);
+  withdraw(it->ticket);
+  return true;
+}
+
+bool SimUserfault::ended_by_bus_error(Ticket ticket) { return bus_errors_.remove(ticket) > 0; }
+
 void SimUserfault::interrupt_waiter(std::size_t n) {
   if (waiters_.empty()) return;
   withdraw(std::next(waiters_.begin(), static_cast<std::ptrdiff_t>(n % waiters_.size()))->ticket);

@@ -21,6 +21,10 @@ class SimUserfault {
   [[nodiscard]] bool is_parked(Ticket ticket) const;
   // As a signal does: the thread stops waiting without anything having been resolved.
   void withdraw(Ticket ticket);
+  // SIGBUS for the access that this thread waits with. False: it does not wait there.
+  bool raise_bus_error(std::uint32_t thread, VirtualAddress address);
+  // Whether the wait with this ticket was ended by SIGBUS; asked once.
+  [[nodiscard]] bool ended_by_bus_error(Ticket ticket);
   // The n-th of those who wait (modulo their number) gets a signal; nothing when nobody waits.
   void interrupt_waiter(std::size_t n);
   // Everybody who waits in the range goes on, read or not: an unread message is withdrawn.
@@ -63,6 +67,7 @@ class SimUserfault {
   std::deque<Event> events_;
   std::list<Ticket> changes_;  // begun, not read
   std::size_t unread_ = 0;
+  std::list<Ticket> bus_errors_;
 };
 
 }  // namespace whimbrel::sim
