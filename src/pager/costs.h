@@ -8,12 +8,12 @@ namespace whimbrel {
 
 // Nanoseconds per page (moves, copies) or per call. Zero: not measured, the default behaviour is used.
 struct Costs {
-  std::uint32_t move_1 = 10'000;   // taking one page on its own
-  std::uint32_t move_64 = 300;     // per page, in a run of 64
-  std::uint32_t move_512 = 100;    // per page, in a run of 512
-  std::uint32_t copy_1 = 2'000;    // bringing one page home on its own
-  std::uint32_t copy_64 = 500;     // per page, in a window of 64
-  std::uint32_t fault = 10'000;    // a touch of a missing page until it is read as a message, and back
+  std::uint32_t move_1 = 10'000;  // taking one page on its own
+  std::uint32_t move_64 = 300;    // per page, in a run of 64
+  std::uint32_t move_512 = 100;   // per page, in a run of 512
+  std::uint32_t copy_1 = 2'000;   // bringing one page home on its own
+  std::uint32_t copy_64 = 500;    // per page, in a window of 64
+  std::uint32_t fault = 10'000;   // a touch of a missing page until it is read as a message, and back
 };
 
 }  // namespace whimbrel

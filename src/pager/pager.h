@@ -17,7 +17,6 @@
 // its own.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 
 #include "base/mutex.h"
@@ -31,7 +30,7 @@
 namespace whimbrel {
 
 class EvictionPolicy;
-class PagerState;
+class PagerCore;
 
 struct PagerConfig {
   // Bytes of program memory that may be in RAM, uncompressed. 0: no limit of this kind.
@@ -39,15 +38,15 @@ struct PagerConfig {
   // Bytes of RAM in all: resident + device contents that lie in this process + staging + engine. 0: no limit.
   std::uint64_t total_bytes = 0;
   Costs costs;
-  PageCount fetch_window{64};    // most pages one fault brings home
-  PageCount hole_window{512};    // most pages one fault fills with zeros
+  PageCount fetch_window{64};      // most pages one fault brings home
+  PageCount hole_window{512};      // most pages one fault fills with zeros
   PageCount smallest_mapping{16};  // smaller ones are counted but not managed
-  bool adopt = true;             // false: nothing of the program is managed but what manage() names
+  bool adopt = true;               // false: nothing of the program is managed but what manage() names
   // False: stacks are left alone (a kernel access to memory that is away would fail: user-mode-only operation).
   bool stacks = true;
-  PagerStats* stats = nullptr;             // where to count; null: a private place
-  const Footprint* footprint = nullptr;    // null: what the memory source has handed out, less the device's contents
-  EvictionPolicy* policy = nullptr;        // null: second chance. Outlives the pager
+  PagerStats* stats = nullptr;           // where to count; null: a private place
+  const Footprint* footprint = nullptr;  // null: what the memory source has handed out, less the device's contents
+  EvictionPolicy* policy = nullptr;      // null: second chance. Outlives the pager
 };
 
 class Pager final : public PageMapOps, public HolePolicy, public SpaceObserver {
@@ -71,10 +70,12 @@ class Pager final : public PageMapOps, public HolePolicy, public SpaceObserver {
 
   // ---- work ----------------------------------------------------------------------------------------------------
   // One round of everything that is due: scan, count, evict down to the reserve, device upkeep. Returns how many
-  // nanoseconds to sleep on wake_event() before the next one (0: at once).
+  // nanoseconds to wait before the next one (0: at once). The loop of the thread that calls it:
+  //   for (;;) { seen = pager.wake_event().value(); ns = pager.background_step(); pager.wake_event().wait(seen, ns); }
+  // (the value is read before the step, so that no wake-up is lost).
   [[nodiscard]] std::int64_t background_step() noexcept;
   // Advanced when the background thread should come back early.
-  [[nodiscard]] Event& wake_event() noexcept { return wake_; }
+  [[nodiscard]] Event& wake_event() noexcept;
 
   // Walks the mappings: registers new ones, forgets old ones, counts when due. Returns whether anything was new.
   bool scan_step() noexcept;
@@ -94,21 +95,21 @@ class Pager final : public PageMapOps, public HolePolicy, public SpaceObserver {
   void set_limits(std::uint64_t ram_bytes, std::uint64_t total_bytes) noexcept;
   [[nodiscard]] PageCount resident() const noexcept;        // any thread
   [[nodiscard]] PageCount resident_limit() const noexcept;  // any thread; all ones: none
-  [[nodiscard]] PagerStats& stats() noexcept { return *stats_; }
+  [[nodiscard]] PagerStats& stats() noexcept;
 
   // Things worth telling a person, each once.
   enum class Notice : std::uint32_t {
-    kDeviceFull = 1u << 0,    // the device has no place: the RAM limit cannot be held
-    kDeviceError = 1u << 1,   // the device failed to store: pages stay in RAM
-    kLoadError = 1u << 2,     // contents could not be loaded: an access got SIGBUS
-    kCannotFit = 1u << 3,     // total_bytes is too small even with everything compressed: see bytes_that_would_do()
+    kDeviceFull = 1u << 0,       // the device has no place: the RAM limit cannot be held
+    kDeviceError = 1u << 1,      // the device failed to store: pages stay in RAM
+    kLoadError = 1u << 2,        // contents could not be loaded: an access got SIGBUS
+    kCannotFit = 1u << 3,        // total_bytes is too small even with everything compressed: see bytes_that_would_do()
     kTooManyMappings = 1u << 4,  // the kernel refuses to watch more mappings: the rest stays unmanaged
-    kNothingMoves = 1u << 5,  // over the limit, and all that is left is pinned, shared or locked
+    kNothingMoves = 1u << 5,     // over the limit, and all that is left is pinned, shared or locked
   };
   // The bits raised since the last call. Any thread.
-  [[nodiscard]] std::uint32_t take_notices() noexcept { return fresh_notices_.exchange(0, std::memory_order_acq_rel); }
+  [[nodiscard]] std::uint32_t take_notices() noexcept;
   // An estimate for kCannotFit, in bytes. Any thread.
-  [[nodiscard]] std::uint64_t bytes_that_would_do() const noexcept { return would_do_.load(std::memory_order_relaxed); }
+  [[nodiscard]] std::uint64_t bytes_that_would_do() const noexcept;
 
   // ---- fork ----------------------------------------------------------------------------------------------------
   // Returns with no eviction under way and none beginning before unpark(); faults are served all the time, without
@@ -116,7 +117,7 @@ class Pager final : public PageMapOps, public HolePolicy, public SpaceObserver {
   void park() noexcept;
   void unpark() noexcept;
   // In the parent: what is resident is shared with the child now and will not move until it is written. Any thread.
-  void mark_shared_after_fork() noexcept { fork_happened_.store(true, std::memory_order_release); }
+  void mark_shared_after_fork() noexcept;
   // In the child, before it has a second thread and before unpark(): AddressSpace::recover_in_child() has run and, if
   // they are elsewhere now, `stats` says where to count (null: as before). Ends the parking that the fork came in.
   void reset_in_child(PagerStats* stats) noexcept;
@@ -134,17 +135,10 @@ class Pager final : public PageMapOps, public HolePolicy, public SpaceObserver {
   Pager& operator=(const Pager&) = delete;
 
  private:
-  Pager(AddressSpace& space, Device& device, const PagerConfig& config, PagerState& state) noexcept;
-  ~Pager() override;
+  explicit Pager(PagerCore& core) noexcept : core_(core) {}
+  ~Pager() override = default;
 
-  AddressSpace& space_;
-  Device& device_;
-  PagerState& state_;
-  PagerStats* stats_;
-  Event wake_;
-  std::atomic<std::uint32_t> fresh_notices_{0};
-  std::atomic<std::uint64_t> would_do_{0};
-  std::atomic<bool> fork_happened_{false};
+  PagerCore& core_;
 };
 
 }  // namespace whimbrel

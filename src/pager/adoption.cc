@@ -1,0 +1,348 @@
+#include "pager/adoption.h"
+
+#include <algorithm>
+
+#include "pager/fetch.h"
+
+namespace whimbrel {
+namespace {
+
+constexpr std::int64_t kMillisecond = 1'000'000;
+constexpr std::int64_t kSecond = 1'000'000'000;
+constexpr std::int64_t kShortestPause = kMillisecond;
+constexpr std::int64_t kLongestPauseArmed = 10 * kMillisecond;
+constexpr std::int64_t kLongestPauseIdle = 100 * kMillisecond;
+constexpr std::int64_t kRecountAfter = kSecond;
+constexpr std::int64_t kRefreshAfter = kSecond;
+// A walk that took t is repeated after this many t at the earliest.
+constexpr std::int64_t kScanShare = 30;
+constexpr std::int64_t kCountShare = 20;
+constexpr std::int64_t kVerifyShare = 50;
+constexpr std::int64_t kVerifyShareUrgent = 5;
+constexpr std::int64_t kRefreshShare = 200;
+// How fast a program may take new memory: nanoseconds per page at 4 GB/s.
+constexpr std::int64_t kFastestTouch = 1'000;
+
+constexpr std::uint32_t kAccess = Mapping::kReadable | Mapping::kWritable | Mapping::kExecutable;
+
+}  // namespace
+
+bool Adoption::is_under_pressure() const noexcept {
+  const std::uint64_t most = core_.limit();
+  return most != kNoLimit && core_.resident.value() + reserve_under(most) > most;
+}
+
+bool Adoption::scan() noexcept {
+  MutexLock hold(mutex_);
+  return scan_locked(Verify::kNew);
+}
+
+bool Adoption::scan_locked(Verify verify_what) noexcept {
+  if (core_.events_lost.exchange(false, std::memory_order_acq_rel)) {
+    GateSection change(core_.tables);
+    MutexLock hold(core_.mutex);
+    if (change)
+      core_.regions.doubt_all();
+    else
+      core_.events_lost.store(true, std::memory_order_release);
+  }
+  {
+    MutexLock hold(core_.mutex);
+    core_.changes.clear();
+    core_.changes_lost = false;
+  }
+  next_.clear();
+  something_new_ = memory_short_ = unverified_ = false;
+  PageIndex at(0);
+  for (;;) {
+    const Result<Mapping> mapping = core_.space.mmu().mapping_at_or_above(at);
+    if (!mapping) break;
+    add_mapping(*mapping);
+    at = mapping->range.end();
+  }
+  if (unverified_ || verify_what == Verify::kEverything) verify(verify_what);
+  const bool installed = install();
+  core_.stats->scans.fetch_add(1, std::memory_order_relaxed);
+  bring_home_unmanageable();
+  return installed && something_new_;
+}
+
+void Adoption::add_mapping(const Mapping& mapping) noexcept {
+  if (eligibility_of(mapping, core_.config.stacks) == Eligibility::kForeign) return;
+  PageRange rest = mapping.range;
+  while (!rest.empty()) {
+    PageRange piece;
+    {
+      MutexLock hold(core_.mutex);
+      piece = core_.excluded.first_uncovered(rest);
+      if (!core_.config.adopt) {
+        const PageRange named = core_.managed.first_covered(piece);
+        if (!named.empty())
+          piece = named;
+        else
+          piece = {piece.end(), PageCount(0)};
+      }
+      rest = PageRange::between(piece.end(), rest.end());
+    }
+    if (!piece.empty()) add_piece(mapping, piece);
+  }
+}
+
+void Adoption::add_piece(const Mapping& mapping, PageRange piece) noexcept {
+  Region region;
+  region.range = piece;
+  region.flags = mapping.flags;
+  region.kind = eligibility_of(mapping, core_.config.stacks);
+  region.starts_mapping = piece.first == mapping.range.first;
+  region.verified = !mapping.has(Mapping::kFlagsUnknown);
+  const bool known = inherit(region);
+  if (region.kind == Eligibility::kManaged && piece.count < core_.config.smallest_mapping) {
+    region.kind = Eligibility::kFixed;
+  }
+  if (region.kind == Eligibility::kManaged && core_.armed.load(std::memory_order_relaxed)) {
+    if (!known && !region.refused) watch(region);
+    if (!region.verified) unverified_ = true;
+  }
+  if (!next_.append(region)) memory_short_ = true;
+}
+
+bool Adoption::inherit(Region& region) noexcept {
+  MutexLock hold(core_.mutex);
+  bool whole = false, any = false;
+  for (std::size_t i = core_.regions.at_or_above(region.range.first); i < core_.regions.size(); ++i) {
+    const Region& old = core_.regions[i];
+    if (region.range.end() <= old.range.first) break;
+    // Other access rights: some other mapping, or the same after mprotect(). Its flags are known all the same, but the
+    // eligibility is another one.
+    if (old.stale || ((old.flags ^ region.flags) & kAccess) != 0) continue;
+    any = true;
+    if (old.verified && !region.verified) {
+      // One mapping has one set of flags, and grows only into places with the same.
+      Mapping mapping;
+      mapping.flags = region.flags = old.flags;
+      region.kind = eligibility_of(mapping, core_.config.stacks);
+      region.verified = true;
+    }
+    if (old.range == region.range) {
+      region.resident = old.resident;
+      region.refused = old.refused;
+    }
+    if (old.watched && old.range.contains(region.range)) region.watched = whole = true;
+  }
+  if (!any) something_new_ = true;
+  return whole;
+}
+
+void Adoption::watch(Region& region) noexcept {
+  something_new_ = true;
+  const Result<void> watched = core_.space.mmu().watch(region.range);
+  if (watched) {
+    region.watched = true;
+    count_unseen(region);
+    return;
+  }
+  switch (watched.error().code) {
+    case Errc::kNotFound:
+    case Errc::kAgain:
+    case Errc::kEventPending:
+      return;  // changed meanwhile: the next scan sees it as it is
+    case Errc::kNoMemory:
+      core_.raise(Pager::Notice::kTooManyMappings);
+      break;
+    default:
+      break;  // another descriptor owns a part, or it is of a kind that cannot be watched
+  }
+  region.refused = true;
+}
+
+void Adoption::count_unseen(const Region& region) noexcept {
+  PageRange rest = region.range;
+  while (!rest.empty()) {
+    PageRange seen{rest.end(), PageCount(0)};
+    {
+      MutexLock hold(core_.mutex);
+      for (std::size_t i = core_.regions.at_or_above(rest.first); i < core_.regions.size(); ++i) {
+        const Region& old = core_.regions[i];
+        if (rest.end() <= old.range.first) break;
+        // Watched: its pages came by way of faults. Not watched: it is older than the arming and was counted then.
+        seen = old.range.intersect(rest);
+        break;
+      }
+    }
+    const PageRange unseen = PageRange::between(rest.first, seen.first);
+    if (!unseen.empty()) core_.resident.add(count(unseen));
+    rest = PageRange::between(seen.end(), rest.end());
+  }
+}
+
+void Adoption::verify(Verify what) noexcept {
+  const std::int64_t start = now();
+  if (what == Verify::kNew && start < next_verify_) return;
+  std::size_t r = 0;
+  while (r < next_.size()) {
+    if (what == Verify::kNew && (next_[r].kind != Eligibility::kManaged || next_[r].verified)) {
+      ++r;
+      continue;
+    }
+    const Result<std::size_t> found = core_.space.mmu().detailed_mappings(next_[r].range.first, details_);
+    if (!found || *found == 0) break;
+    for (std::size_t d = 0; d < *found; ++d) {
+      const Mapping& mapping = details_[d];
+      while (r < next_.size() && next_[r].range.end() <= mapping.range.first) ++r;
+      while (r < next_.size() && mapping.range.contains(next_[r].range)) apply_details(next_[r++], mapping);
+    }
+    // A region that is in no mapping any more is left unverified.
+    if (r < next_.size() && next_[r].range.first < details_[*found - 1].range.end()) ++r;
+    if (*found < details_.size()) break;
+  }
+  const std::int64_t cost = now() - start;
+  next_verify_ = start + cost * (is_under_pressure() ? kVerifyShareUrgent : kVerifyShare);
+  next_refresh_ = std::max(start + kRefreshAfter, start + cost * kRefreshShare);
+}
+
+void Adoption::apply_details(Region& region, const Mapping& mapping) noexcept {
+  if (((region.flags ^ mapping.flags) & kAccess) != 0) return;  // changed since the walk passed
+  Eligibility kind = eligibility_of(mapping, core_.config.stacks);
+  if (kind == Eligibility::kManaged && region.range.count < core_.config.smallest_mapping) kind = Eligibility::kFixed;
+  if (region.verified && region.kind == Eligibility::kManaged && kind != Eligibility::kManaged) {
+    (void)unmanageable_.add(region.range);  // full: the next refresh finds it still verified as managed
+    something_new_ = true;
+  }
+  region.flags = mapping.flags;
+  region.kind = kind;
+  region.verified = true;
+}
+
+bool Adoption::install() noexcept {
+  if (memory_short_) return false;  // the old picture, incomplete as it is, is better than half a new one
+  GateSection change(core_.tables);
+  if (!change) return false;
+  std::uint64_t watched = 0;
+  for (std::size_t i = 0; i < next_.size(); ++i) watched += next_[i].watched ? next_[i].range.count.raw() : 0;
+  core_.stats->watched_pages.store(watched, std::memory_order_relaxed);
+  MutexLock hold(core_.mutex);
+  if (core_.changes_lost) next_.doubt_all();
+  for (const PageRange& changed : core_.changes) next_.cut(changed);
+  core_.regions.swap(next_);
+  return true;
+}
+
+void Adoption::bring_home_unmanageable() noexcept {
+  // The program has locked them, or had them wiped for children: a child must not find the old contents.
+  for (const PageRange& range : unmanageable_) {
+    LaneLease lane(core_, LaneLease::Who::kOther);
+    (void)Fetch(core_, *lane).all_of(range, Fetch::kPatient);
+  }
+  unmanageable_.clear();
+}
+
+std::uint64_t Adoption::count(PageRange range) noexcept {
+  std::uint64_t pages = 0;
+  PageIndex at = range.first;
+  while (at < range.end()) {
+    PageIndex scanned = range.end();
+    const Result<std::size_t> found = core_.space.mmu().scan(PageRange::between(at, range.end()), runs_, &scanned);
+    if (!found || scanned <= at) break;
+    for (std::size_t i = 0; i < *found; ++i) {
+      const std::uint32_t kind = runs_[i].kind;
+      if ((kind & PageRun::kPresent) != 0 && (kind & (PageRun::kZero | PageRun::kFile)) == 0) {
+        pages += runs_[i].range.count.raw();
+      }
+    }
+    at = scanned;
+  }
+  return pages;
+}
+
+void Adoption::recount() noexcept {
+  MutexLock hold(mutex_);
+  recount_locked();
+}
+
+void Adoption::recount_locked() noexcept {
+  core_.dropped_pages.store(0, std::memory_order_relaxed);
+  ResidentCount::Walk walk(core_.resident);
+  std::uint64_t all = 0, fixed = 0;
+  PageIndex at(0);
+  for (;;) {
+    PageRange range;
+    bool movable = false;
+    {
+      MutexLock hold(core_.mutex);
+      const std::size_t i = core_.regions.at_or_above(at);
+      if (i == core_.regions.size()) break;
+      range = core_.regions[i].range;
+      movable = core_.regions[i].kind == Eligibility::kManaged && !core_.regions[i].refused;
+    }
+    const std::uint64_t pages = count(range);
+    all += pages;
+    if (!movable) fixed += pages;
+    at = range.end();
+    MutexLock hold(core_.mutex);
+    const std::size_t i = core_.regions.at_or_above(range.first);
+    if (i != core_.regions.size() && core_.regions[i].range == range) core_.regions[i].resident = pages;
+  }
+  walk.finish(all);
+  core_.fixed_pages.store(fixed, std::memory_order_relaxed);
+  core_.stats->fixed_pages.store(fixed, std::memory_order_relaxed);
+  core_.stats->recounts.fetch_add(1, std::memory_order_relaxed);
+  core_.note_resident();
+  last_count_ = now();
+}
+
+std::int64_t Adoption::pause_after_scan(bool changed, std::int64_t cost) noexcept {
+  const std::int64_t least = std::max(kShortestPause, cost * kScanShare);
+  const std::uint64_t most = core_.limit();
+  if (most == kNoLimit) return std::max(least, kLongestPauseIdle);
+  if (!core_.armed.load(std::memory_order_relaxed)) {
+    // The time in which a fast program could come from here to where it must be watched.
+    const std::uint64_t now_there = core_.resident.value();
+    const std::uint64_t room = most / 2 > now_there ? most / 2 - now_there : 0;
+    return std::clamp(static_cast<std::int64_t>(std::min<std::uint64_t>(room, 1u << 20)) * kFastestTouch, least,
+                      std::max(least, kLongestPauseIdle));
+  }
+  pause_ = changed ? least : std::clamp(pause_ * 2, least, std::max(least, kLongestPauseArmed));
+  return pause_;
+}
+
+std::int64_t Adoption::step() noexcept {
+  MutexLock hold(mutex_);
+  std::int64_t time = now();
+  const bool urgent = core_.urgent.load(std::memory_order_relaxed) && earliest_scan_ <= time;
+  if (urgent || next_scan_ <= time) {
+    core_.urgent.store(false, std::memory_order_relaxed);
+    if (is_under_pressure()) next_verify_ = std::min(next_verify_, time);
+    const bool refresh = core_.armed.load(std::memory_order_relaxed) && next_refresh_ <= time;
+    bool changed = scan_locked(refresh ? Verify::kEverything : Verify::kNew);
+    if (!core_.armed.load(std::memory_order_relaxed)) {
+      recount_locked();
+      if (core_.limit() != kNoLimit && core_.resident.value() >= core_.limit() / 2) {
+        core_.armed.store(true, std::memory_order_relaxed);
+        changed = scan_locked(Verify::kNew) || changed;
+      }
+    }
+    const std::int64_t after = now();
+    earliest_scan_ = after + (after - time) * kScanShare / 3;
+    next_scan_ = after + pause_after_scan(changed, after - time);
+    time = after;
+  }
+  const bool uncertain = core_.dropped_pages.load(std::memory_order_relaxed) != 0;
+  if (core_.armed.load(std::memory_order_relaxed) && next_count_ <= time &&
+      (uncertain || last_count_ + kRecountAfter <= time)) {
+    recount_locked();
+    const std::int64_t after = now();
+    next_count_ = after + (after - time) * kCountShare;
+    time = after;
+  }
+  return next_scan_;
+}
+
+void Adoption::reset_in_child() noexcept {
+  mutex_.reset_after_fork();
+  MutexLock hold(mutex_);
+  next_.clear();
+  unmanageable_.clear();
+  next_scan_ = earliest_scan_ = next_count_ = next_verify_ = next_refresh_ = last_count_ = pause_ = 0;
+}
+
+}  // namespace whimbrel

@@ -1,0 +1,154 @@
+#include "pager/eviction.h"
+
+#include <algorithm>
+
+#include "pager/control_block.h"
+
+namespace whimbrel {
+
+Eviction::Outcome Eviction::run(PageRange range) noexcept {
+  if (!collect(range)) return outcome_;
+  find_frames();
+  spare_control_blocks();
+  spare_pinned();
+  reserve();
+  lane_.transfer(core_.device);
+  assign_destinations();
+  migrate_vma_pages(core_.space, args_);
+  count_gone();
+  migrate_vma_finalize(core_.space, args_);
+  return outcome_;
+}
+
+bool Eviction::collect(PageRange range) noexcept {
+  CHECK(!range.empty() && range.count.raw() <= Lane::kPages);
+  lane_.clear();
+  first_ = range.first;
+  args_.start = range.first.address();
+  args_.end = range.end().address();
+  args_.src = lane_.src.data();
+  args_.dst = lane_.dst.data();
+  args_.pgmap_owner = core_.owner;
+  args_.flags = kSelectSystem | kSelectCompound;
+  args_.skip_holes = true;
+  const Result<void> done = migrate_vma_setup(core_.space, args_);
+  if (!done) {
+    outcome_.no_such_mapping = true;
+    return false;
+  }
+  outcome_.refused = PageCount(args_.refused);
+  outcome_.refusal = args_.refusal;
+  return true;
+}
+
+void Eviction::find_frames() noexcept {
+  for (std::size_t i = 0; i < args_.npages; ++i) {
+    const MigrateWord word = lane_.src[i];
+    if (!word.valid() || !word.migrating()) continue;
+    const std::size_t pages = word.pages().raw();
+    for (std::size_t j = i; j < i + pages; ++j) {
+      lane_.frames[j] = word.pfn() + PageCount(j - i);
+      outcome_.clumps_taken |= 1u << ((first_ + PageCount(j)).raw() / kClumpPages - first_.raw() / kClumpPages);
+    }
+    outcome_.taken += PageCount(pages);
+    i += pages - 1;
+  }
+}
+
+void Eviction::spare_control_blocks() noexcept {
+  for (std::size_t i = 0; i < args_.npages; ++i) {
+    if (lane_.frames[i] == Pfn()) continue;
+    const std::byte* bytes = core_.space.bytes(lane_.frames[i]);
+    const PageIndex home = first_ + PageCount(i);
+    if (holds_arena_header(bytes, home)) keep_home({home, PageCount(1)});
+    if (holds_control_block(bytes, home)) keep_home(kept_with_control_block(home));
+  }
+}
+
+void Eviction::keep_home(PageRange home) noexcept {
+  core_.stats->control_blocks.fetch_add(1, std::memory_order_relaxed);
+  {
+    // The gate cannot be closed while an eviction is under way: a fork waits for those first.
+    GateSection change(core_.tables);
+    MutexLock hold(core_.mutex);
+    if (change) core_.pins.keep(home);
+  }
+  const PageIndex low = outcome_.kept.empty() ? home.first : std::min(outcome_.kept.first, home.first);
+  const PageIndex high = outcome_.kept.empty() ? home.end() : std::max(outcome_.kept.end(), home.end());
+  outcome_.kept = PageRange::between(low, high);
+}
+
+void Eviction::spare_pinned() noexcept {
+  // Pins can have come since the victim was chosen, also from an eviction in another thread.
+  MutexLock hold(core_.mutex);
+  PageRange rest{first_, PageCount(args_.npages)};
+  for (;;) {
+    const PageRange pinned = core_.pins.first_in(rest);
+    if (pinned.empty()) return;
+    for (std::uint64_t i = (pinned.first - first_).raw(), n = pinned.count.raw(); n != 0; ++i, --n) lane_.keep.set(i);
+    rest = PageRange::between(pinned.end(), rest.end());
+  }
+}
+
+std::size_t Eviction::unit_length(std::size_t i) const noexcept {
+  // Neighbours in the program and neighbours in memory.
+  std::size_t n = 1;
+  while (n < core_.traits.unit_pages && i + n < args_.npages && is_storable(i + n) &&
+         lane_.frames[i + n] == lane_.frames[i] + PageCount(n)) {
+    ++n;
+  }
+  return n;
+}
+
+void Eviction::reserve() noexcept {
+  for (std::size_t i = 0; i < args_.npages;) {
+    if (!is_storable(i)) {
+      ++i;
+      continue;
+    }
+    const std::size_t n = unit_length(i);
+    const Result<DeviceSlot> slot = core_.device.reserve(static_cast<std::uint32_t>(n));
+    if (!slot) {
+      outcome_.device_full = true;
+      core_.stats->device_full.fetch_add(1, std::memory_order_relaxed);
+      core_.raise(slot.error().code == Errc::kGone ? Pager::Notice::kDeviceError : Pager::Notice::kDeviceFull);
+      return;
+    }
+    lane_.op_entry[lane_.op_count] = static_cast<std::uint16_t>(i);
+    lane_.ops[lane_.op_count++] = {
+        DeviceOp::Kind::kStore, *slot, static_cast<std::uint32_t>(n), core_.space.bytes(lane_.frames[i]), {}};
+    i += n;
+  }
+}
+
+void Eviction::assign_destinations() noexcept {
+  for (std::size_t k = 0; k < lane_.op_count; ++k) {
+    const DeviceOp& op = lane_.ops[k];
+    if (!op.result) {
+      core_.device.release(op.first, op.pages);
+      const Errc code = op.result.error().code;
+      const bool full = code == Errc::kDeviceFull || code == Errc::kNoMemory;
+      outcome_.device_full = true;  // either way: no more of this for now
+      (full ? core_.stats->device_full : core_.stats->device_errors).fetch_add(1, std::memory_order_relaxed);
+      core_.raise(full ? Pager::Notice::kDeviceFull : Pager::Notice::kDeviceError);
+      continue;
+    }
+    for (std::uint32_t j = 0; j < op.pages; ++j) {
+      const DeviceSlot slot = op.first + j;
+      if (!core_.map->init_folio(core_.pfn_of(slot), 0)) {  // no memory for its metadata
+        core_.device.release(slot, 1);
+        continue;
+      }
+      lane_.dst[lane_.op_entry[k] + j] = MigrateWord::of(core_.pfn_of(slot));
+    }
+  }
+}
+
+void Eviction::count_gone() noexcept {
+  for (std::size_t i = 0; i < args_.npages; ++i) {
+    const MigrateWord word = lane_.src[i];
+    if (word.valid() && word.migrating() && lane_.dst[i].valid()) outcome_.gone += PageCount(1);
+  }
+}
+
+}  // namespace whimbrel

@@ -1,0 +1,45 @@
+// Eviction: one migration of program pages to the device.
+//
+// Order of the steps, and what undoes them: setup takes the pages out (finalize puts back whatever got no destination);
+// pages that must not be away are marked to go back; the device reserves and stores (slots of failed stores are given
+// back, their pages get no destination); pages + finalize make it so. A thread that touches a page in between waits for
+// finalize, nothing else.
+#pragma once
+
+#include "migrate/migrate_vma.h"
+#include "pager/pager_core.h"
+
+namespace whimbrel {
+
+class Eviction {
+ public:
+  // The lane is the caller's; the eviction gate has been entered.
+  Eviction(PagerCore& core, Lane& lane) noexcept : core_(core), lane_(lane) {}
+
+  using Outcome = EvictionOutcome;
+  // `range`: at most Lane::kPages, inside one mapping.
+  [[nodiscard]] Outcome run(PageRange range) noexcept;
+
+ private:
+  [[nodiscard]] bool collect(PageRange range) noexcept;
+  void find_frames() noexcept;
+  void spare_control_blocks() noexcept;
+  void keep_home(PageRange home) noexcept;
+  void spare_pinned() noexcept;
+  void reserve() noexcept;
+  // How many entries from i on can be stored as one unit.
+  [[nodiscard]] std::size_t unit_length(std::size_t i) const noexcept;
+  [[nodiscard]] bool is_storable(std::size_t i) const noexcept {
+    return lane_.frames[i] != Pfn() && !lane_.keep.test(i);
+  }
+  void assign_destinations() noexcept;
+  void count_gone() noexcept;
+
+  PagerCore& core_;
+  Lane& lane_;
+  MigrateVma args_{};
+  PageIndex first_;
+  Outcome outcome_{};
+};
+
+}  // namespace whimbrel

@@ -1,0 +1,124 @@
+// What the fault thread does for a touch of memory that is away, and for a first touch.
+#include <algorithm>
+#include <bit>
+
+#include "pager/fetch.h"
+#include "pager/hole_fill.h"
+#include "pager/pager_core.h"
+
+namespace whimbrel {
+namespace {
+
+// Counts one served fault and how long it took.
+class WaitTimer {
+ public:
+  explicit WaitTimer(PagerCore& core) noexcept : core_(core), start_(core.space.clock().now_ns()) {}
+  ~WaitTimer() {
+    const auto ns = static_cast<std::uint64_t>(std::max<std::int64_t>(core_.space.clock().now_ns() - start_, 1));
+    core_.stats->wait_ns.fetch_add(ns, std::memory_order_relaxed);
+    const auto bucket = std::min<std::size_t>(static_cast<std::size_t>(std::bit_width(ns)) - 1, kWaitBuckets - 1);
+    core_.stats->wait_histogram[bucket].fetch_add(1, std::memory_order_relaxed);
+  }
+  WaitTimer(const WaitTimer&) = delete;
+  WaitTimer& operator=(const WaitTimer&) = delete;
+
+ private:
+  PagerCore& core_;
+  const std::int64_t start_;
+};
+
+void count_verdict(PagerCore& core) {
+  const Streams::Verdict verdict = core.fetch_streams.take_verdict();
+  if (verdict.hits != 0) core.stats->window_hits.fetch_add(verdict.hits, std::memory_order_relaxed);
+  if (verdict.waste_pages != 0)
+    core.stats->window_waste_pages.fetch_add(verdict.waste_pages, std::memory_order_relaxed);
+}
+
+// The part of `window` that is worth asking for, and how many pages of it are ours to bring home.
+struct Plan {
+  PageRange range;
+  std::uint64_t pages = 0;
+};
+
+Plan plan_window(PagerCore& core, PageIndex page, const Streams::Window& window) {
+  PageRange range = window.range;
+  if (range.count.raw() > 1) {
+    // One mapping only: a copy across a border does nothing at all.
+    const Result<Mapping> mapping = core.space.mmu().mapping_at_or_above(page);
+    if (!mapping || !mapping->range.contains(page)) return {{page, PageCount(1)}, 1};
+    range = range.intersect(mapping->range);
+  }
+  MutexLock hold(core.space.mutex());
+  const PageTable& table = core.space.table();
+  if (!core.is_away(table.get(page))) return {};
+  Plan plan{{page, PageCount(1)}, 0};
+  for (PageIndex at = table.next_used(range.first, range.end()); at < range.end();
+       at = table.next_used(at + PageCount(1), range.end())) {
+    if (!core.is_away(table.get(at))) continue;
+    ++plan.pages;
+    plan.range = PageRange::between(std::min(plan.range.first, at), std::max(plan.range.end(), at + PageCount(1)));
+  }
+  return plan;
+}
+
+}  // namespace
+
+FaultResult Pager::migrate_to_ram(FaultContext& fault) noexcept {
+  PagerCore& core = core_;
+  const WaitTimer timer(core);
+  core.stats->faults.fetch_add(1, std::memory_order_relaxed);
+  LaneLease lane(core, LaneLease::Who::kFaultThread);
+  const PageIndex page = PageIndex::of(fault.address);
+  // A window is a guess: it may take a sixteenth of the room there is, no more.
+  const std::uint64_t most = std::min(core.config.fetch_window.raw(), core.limit() / 16);
+  const Streams::Window window = core.fetch_streams.touch(page, PageCount(most));
+  count_verdict(core);
+  Plan plan = plan_window(core, page, window);
+  if (plan.pages == 0) return FaultResult::kDone;  // not away any more
+  core.make_room(plan.pages, *lane);
+
+  Fetch fetch(core, *lane);
+  Fetch::Outcome outcome = fetch.run(plan.range, fault.page, page);
+  if (plan.range.count.raw() > 1 && !outcome.fault_home && (outcome.no_mapping || outcome.fault_failed)) {
+    // A border came up meanwhile, or a neighbour in the same unit spoils the load: the page alone.
+    core.resident.add(outcome.home.raw());
+    core.stats->pages_home.fetch_add(outcome.home.raw(), std::memory_order_relaxed);
+    plan.range = {page, PageCount(1)};
+    outcome = fetch.run(plan.range, fault.page, page);
+  }
+  core.resident.add(outcome.home.raw());
+  core.stats->pages_home.fetch_add(outcome.home.raw(), std::memory_order_relaxed);
+  core.note_resident();
+  core.fetch_streams.brought(window, plan.range);
+  if (plan.range.count.raw() > 1) {
+    core.stats->windows.fetch_add(1, std::memory_order_relaxed);
+    core.stats->window_pages.fetch_add(outcome.home.raw() - (outcome.fault_home ? 1 : 0), std::memory_order_relaxed);
+  }
+  if (outcome.home.raw() != 0) {
+    GateSection change(core.tables);
+    if (change) {
+      MutexLock hold(core.mutex);
+      core.policy->arrived({page, PageCount(1)}, Arrival::kTouched);
+      if (plan.range.count.raw() > 1) core.policy->arrived(plan.range, Arrival::kAhead);
+    }
+  }
+  if (outcome.fault_failed) return FaultResult::kSigbus;
+  return outcome.no_memory ? FaultResult::kOom : FaultResult::kDone;
+}
+
+bool Pager::serve_hole(AddressSpace&, const PendingFault& fault, const Mapping& mapping) noexcept {
+  PagerCore& core = core_;
+  if (fault.write_protect) return false;
+  const WaitTimer timer(core);
+  core.stats->holes.fetch_add(1, std::memory_order_relaxed);
+  LaneLease lane(core, LaneLease::Who::kFaultThread);
+  const PageCount filled = HoleFill(core, *lane).serve(fault.page, mapping);
+  if (filled.raw() == 0) return true;
+  core.stats->zero_filled_pages.fetch_add(filled.raw(), std::memory_order_relaxed);
+  core.note_resident();
+  return true;
+}
+
+void Pager::folio_free(Pfn head, unsigned order) noexcept { core_.device.release(core_.slot_of(head), 1u << order); }
+
+}  // namespace whimbrel

@@ -1,0 +1,44 @@
+// Lane: the working space of one thread inside the pager: the word arrays of one migration and the device operations
+// that go with it. Too large for a stack, needed on every path, so each thread that works borrows one.
+#pragma once
+
+#include <array>
+#include <bitset>
+#include <cstddef>
+#include <cstdint>
+
+#include "base/mutex.h"
+#include "mm/migrate_word.h"
+#include "port/device.h"
+#include "port/mmu.h"
+
+namespace whimbrel {
+
+struct Lane {
+  static constexpr std::size_t kPages = kPagesPerHuge;  // most pages of one migration
+
+  Mutex mutex;
+  std::array<MigrateWord, kPages> src{};
+  std::array<MigrateWord, kPages> dst{};
+  std::array<Pfn, kPages> frames{};  // the frame that holds entry i's bytes; 0: none
+  std::array<DeviceOp, kPages> ops{};
+  std::array<std::uint16_t, kPages> op_entry{};  // first entry of operation k
+  std::size_t op_count = 0;
+  std::bitset<kPages> keep;  // entries that go straight back
+  std::array<PageRun, 128> runs{};
+
+  void clear() noexcept {
+    op_count = 0;
+    keep.reset();
+    frames.fill(Pfn());
+  }
+  // Starts and finishes all operations.
+  void transfer(Device& device) noexcept {
+    if (op_count == 0) return;
+    DeviceBatch batch{std::span<DeviceOp>(ops.data(), op_count)};
+    device.submit(batch);
+    device.wait(batch);
+  }
+};
+
+}  // namespace whimbrel

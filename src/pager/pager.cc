@@ -1,0 +1,255 @@
+#include "pager/pager.h"
+
+#include <algorithm>
+
+#include "pager/adoption.h"
+#include "pager/eviction.h"
+#include "pager/fetch.h"
+#include "pager/pager_core.h"
+
+namespace whimbrel {
+namespace {
+
+constexpr std::int64_t kMillisecond = 1'000'000;
+constexpr std::int64_t kLongestEvictPause = 200 * kMillisecond;
+constexpr std::int64_t kMaintainPause = 5 * kMillisecond;
+// Pages one background_step() evicts at most before it looks at everything else again.
+constexpr std::uint64_t kBatch = 2048;
+constexpr std::size_t kMaintainBytes = 256 * 1024;
+constexpr PageRange kEverything{PageIndex(0), PageCount(std::uint64_t{1} << (kUserAddressBits - kPageShift))};
+
+}  // namespace
+
+Result<Pager*> Pager::create(AddressSpace& space, Device& device, const PagerConfig& config) noexcept {
+  if (config.ram_bytes == 0 && config.total_bytes == 0) return fail(Errc::kInvalid, 0, "no limit");
+  MemorySource& source = space.source();
+  PagerCore* core = make_from<PagerCore>(source, space, device, config);
+  if (core == nullptr) return fail(Errc::kNoMemory, 0, "pager");
+  core->adoption = make_from<Adoption>(source, *core);
+  void* memory = source.take(sizeof(Pager));
+  Pager* pager = memory == nullptr ? nullptr : ::new (memory) Pager(*core);
+  Result<void> prepared = fail(Errc::kNoMemory, 0, "pager");
+  if (core->adoption != nullptr && pager != nullptr) prepared = core->prepare(*pager);
+  if (!prepared) {
+    if (core->map != nullptr) (void)space.remove_page_map(core->map);
+    if (pager != nullptr) {
+      pager->~Pager();
+      source.give(pager, sizeof(Pager));
+    }
+    destroy_from(source, core->adoption);
+    destroy_from(source, core);
+    return std::unexpected(prepared.error());
+  }
+  core->refresh_limit();
+  return pager;
+}
+
+void Pager::destroy(Pager* pager) noexcept {
+  if (pager == nullptr) return;
+  PagerCore* core = &pager->core_;
+  MemorySource& source = core->space.source();
+  CHECK(core->space.remove_page_map(core->map).has_value(), "destroying a pager with pages away");
+  pager->~Pager();
+  source.give(pager, sizeof(Pager));
+  destroy_from(source, core->adoption);
+  destroy_from(source, core);
+}
+
+// ---- what is managed -----------------------------------------------------------------------------------------------
+
+bool Pager::exclude(PageRange range) noexcept {
+  GateSection change(core_.tables);
+  MutexLock hold(core_.mutex);
+  if (!change) return false;
+  core_.regions.cut(range);
+  return core_.excluded.add(range);
+}
+
+Result<void> Pager::manage(PageRange range) noexcept {
+  {
+    GateSection change(core_.tables);
+    MutexLock hold(core_.mutex);
+    if (!change) return fail(Errc::kAgain, 0, "parked for a fork");
+    if (!core_.managed.add(range)) return fail(Errc::kNoMemory, 0, "too many managed ranges");
+  }
+  (void)scan_step();
+  return {};
+}
+
+Result<void> Pager::pin(PageRange range) noexcept {
+  GateSection change(core_.tables);
+  MutexLock hold(core_.mutex);
+  if (!change) return fail(Errc::kAgain, 0, "parked for a fork");
+  if (!core_.pins.pin(range)) return fail(Errc::kNoMemory, 0, "too many pinned ranges");
+  return {};
+}
+
+void Pager::unpin(PageRange range) noexcept {
+  GateSection change(core_.tables);
+  MutexLock hold(core_.mutex);
+  if (change) core_.pins.unpin(range);
+}
+
+// ---- work ----------------------------------------------------------------------------------------------------------
+
+std::int64_t Pager::background_step() noexcept {
+  PagerCore& core = core_;
+  core.background_sleeps.store(false, std::memory_order_relaxed);
+  if (core.fork_happened.exchange(false, std::memory_order_acq_rel))
+    core.fork_seen.store(true, std::memory_order_relaxed);
+  const std::int64_t due = core.adoption->step();
+  core.refresh_limit();
+  core.note_resident();
+
+  const std::uint64_t most = core.limit();
+  std::int64_t time = core.space.clock().now_ns();
+  std::int64_t wait = due - time;
+  if (most != kNoLimit && !core.stopped.load(std::memory_order_relaxed)) {
+    const std::uint64_t reserve = reserve_under(most);
+    const std::uint64_t resident_now = core.resident.value();
+    const std::uint64_t target = most - std::min(reserve, most);
+    if (resident_now + reserve / 2 > most && core.next_evict <= time) {
+      LaneLease lane(core, LaneLease::Who::kOther);
+      const std::uint64_t want = std::min(resident_now - target, kBatch);
+      const PageCount gone = core.evict_some(PageCount(want), *lane, PagerCore::Effort::kBackground);
+      time = core.space.clock().now_ns();
+      if (gone.raw() * 4 >= want) {
+        core.evict_pause = 0;
+        core.no_room_until.store(0, std::memory_order_relaxed);
+        wait = core.resident.value() > target ? 0 : due - time;
+      } else {
+        core.evict_pause = std::clamp(core.evict_pause * 2, kMillisecond, kLongestEvictPause);
+        core.next_evict = time + core.evict_pause;
+        wait = std::min(due - time, core.evict_pause);
+      }
+    } else if (resident_now + reserve / 2 > most) {
+      wait = std::min(wait, core.next_evict - time);
+    }
+  }
+  if (wait > kMillisecond && core.device.maintain(kMaintainBytes)) wait = std::min(wait, kMaintainPause);
+  core.background_sleeps.store(true, std::memory_order_release);
+  return std::max<std::int64_t>(wait, 0);
+}
+
+Event& Pager::wake_event() noexcept { return core_.wake; }
+
+bool Pager::scan_step() noexcept { return core_.adoption->scan(); }
+
+void Pager::recount() noexcept { core_.adoption->recount(); }
+
+PageCount Pager::evict(PageCount want) noexcept {
+  LaneLease lane(core_, LaneLease::Who::kOther);
+  return core_.evict_some(want, *lane, PagerCore::Effort::kBackground);
+}
+
+PageCount Pager::evict_range(PageRange range) noexcept {
+  LaneLease lane(core_, LaneLease::Who::kOther);
+  PageCount gone;
+  for (PageIndex at = range.first; at < range.end();) {
+    const PageIndex unit_end = at.huge_base() + PageCount(kPagesPerHuge);
+    PageRange part = PageRange::between(at, std::min(unit_end, range.end()));
+    at = part.end();
+    GateSection section(core_.evictions);
+    if (!section) return gone;
+    {
+      MutexLock hold(core_.mutex);
+      const Region* region = core_.regions.find(part.first);
+      if (region == nullptr || !region->may_evict()) continue;
+      part = part.intersect(region->range);
+    }
+    gone += core_.evict_victim(part, *lane, PagerCore::Effort::kBackground).gone;
+  }
+  return gone;
+}
+
+Result<void> Pager::bring_home(PageRange range) noexcept {
+  LaneLease lane(core_, LaneLease::Who::kOther);
+  return Fetch(core_, *lane).all_of(range, Fetch::kPatient);
+}
+
+Result<void> Pager::bring_all_home() noexcept {
+  core_.stopped.store(true, std::memory_order_seq_cst);
+  // Whoever is in the middle of an eviction finishes it.
+  core_.evictions.close();
+  core_.evictions.open();
+  return bring_home(kEverything);
+}
+
+// ---- budget --------------------------------------------------------------------------------------------------------
+
+void Pager::set_limits(std::uint64_t ram_bytes, std::uint64_t total_bytes) noexcept {
+  core_.ram_bytes.store(ram_bytes, std::memory_order_relaxed);
+  core_.total_bytes.store(total_bytes, std::memory_order_relaxed);
+  core_.urgent.store(true, std::memory_order_relaxed);
+  core_.wake.advance();
+}
+
+PageCount Pager::resident() const noexcept { return PageCount(core_.resident.value()); }
+
+PageCount Pager::resident_limit() const noexcept { return PageCount(core_.limit()); }
+
+PagerStats& Pager::stats() noexcept { return *core_.stats; }
+
+std::uint32_t Pager::take_notices() noexcept { return core_.fresh_notices.exchange(0, std::memory_order_acq_rel); }
+
+std::uint64_t Pager::bytes_that_would_do() const noexcept { return core_.would_do.load(std::memory_order_relaxed); }
+
+// ---- fork ----------------------------------------------------------------------------------------------------------
+
+void Pager::park() noexcept {
+  core_.evictions.close();
+  core_.tables.close();
+  core_.stats->forks.fetch_add(1, std::memory_order_relaxed);
+}
+
+void Pager::unpark() noexcept {
+  core_.tables.open();
+  core_.evictions.open();
+  core_.wake.advance();
+}
+
+void Pager::mark_shared_after_fork() noexcept { core_.fork_happened.store(true, std::memory_order_release); }
+
+void Pager::reset_in_child(PagerStats* stats) noexcept { core_.reset_in_child(stats); }
+
+// ---- what the space reports ----------------------------------------------------------------------------------------
+
+void Pager::invalidate_start(NotifyEvent event, PageRange range, const void* owner) noexcept {
+  if (owner == this || (event != NotifyEvent::kUnmap && event != NotifyEvent::kClear)) return;
+  core_.dropped_pages.fetch_add(range.count.raw(), std::memory_order_relaxed);
+  GateSection change(core_.tables);
+  if (!change) {
+    core_.events_lost.store(true, std::memory_order_release);
+    return;
+  }
+  MutexLock hold(core_.mutex);
+  core_.policy->left(range, range.count, Departure::kDropped);
+  if (event != NotifyEvent::kUnmap) return;  // discarded pages: the mapping is what it was
+  core_.regions.cut(range);
+  if (!core_.changes.add(range)) core_.changes_lost = true;
+}
+
+void Pager::invalidate_end(NotifyEvent event, PageRange range, const void* owner) noexcept {
+  if (owner == this || event != NotifyEvent::kUnmap) return;
+  GateSection change(core_.tables);
+  if (!change) return;  // pins of memory that is gone do no harm
+  MutexLock hold(core_.mutex);
+  core_.pins.forget(range);
+}
+
+void Pager::remapped(PageRange from, PageIndex to) noexcept {
+  // Comes between start and end of a kUnmap of `from`: the pins are still there.
+  const PageRange there{to, from.count};
+  core_.dropped_pages.fetch_add(from.count.raw(), std::memory_order_relaxed);
+  GateSection change(core_.tables);
+  if (!change) {
+    core_.events_lost.store(true, std::memory_order_release);
+    return;
+  }
+  MutexLock hold(core_.mutex);
+  core_.regions.cut(there);
+  core_.pins.move(from, to);
+  if (!core_.changes.add(there)) core_.changes_lost = true;
+}
+
+}  // namespace whimbrel

@@ -1,0 +1,293 @@
+#include "pager/pager_core.h"
+
+#include <algorithm>
+
+#include "pager/adoption.h"
+#include "pager/eviction.h"
+#include "pager/fetch.h"
+
+namespace whimbrel {
+namespace {
+
+constexpr std::size_t kPinStretches = 8192;
+constexpr std::size_t kRememberedClumps = 16384;
+constexpr std::size_t kRememberedRefusals = 8192;
+constexpr std::int64_t kNoRoomPause = 1'000'000;
+
+void raise_peak(PagerStats::Number& peak, std::uint64_t value) {
+  std::uint64_t old = peak.load(std::memory_order_relaxed);
+  while (old < value && !peak.compare_exchange_weak(old, value, std::memory_order_relaxed)) {
+  }
+}
+
+}  // namespace
+
+PagerCore::PagerCore(AddressSpace& space_in, Device& device_in, const PagerConfig& config_in) noexcept
+    : space(space_in),
+      device(device_in),
+      config(config_in),
+      traits(device_in.traits()),
+      ram_bytes(config_in.ram_bytes),
+      total_bytes(config_in.total_bytes),
+      regions(space_in.source()),
+      pins(space_in.source(), kPinStretches),
+      refusals(space_in.source(), kRememberedRefusals),
+      sweep(space_in.mmu(), regions, pins, refusals),
+      fetch_streams(Streams::Ladder{{1, 8, 16, 64}}),
+      hole_streams(Streams::Ladder{{1, 8, 64, 512}}) {}
+
+PagerCore::~PagerCore() {
+  MemorySource& source = space.source();
+  for (Lane* lane : lanes) destroy_from(source, lane);
+  destroy_from(source, own_policy);
+  destroy_from(source, own_stats);
+  if (zeros != nullptr) source.give(zeros, kZeroPages * kPageSize);
+}
+
+Result<void> PagerCore::prepare(Pager& pager) noexcept {
+  if (traits.unit_pages == 0 || traits.unit_pages > Lane::kPages || traits.slots == 0) {
+    return fail(Errc::kInvalid, 0, "device traits");
+  }
+  MemorySource& source = space.source();
+  owner = &pager;
+  for (Lane*& lane : lanes) lane = make_from<Lane>(source);
+  zeros = static_cast<std::byte*>(source.take(kZeroPages * kPageSize));
+  own_policy = make_from<SecondChance>(source, source, kRememberedClumps);
+  own_stats = make_from<PagerStats>(source);
+  const bool complete = std::all_of(lanes.begin(), lanes.end(), [](Lane* l) { return l != nullptr; }) &&
+                        zeros != nullptr && own_policy != nullptr && own_policy->usable() && own_stats != nullptr;
+  MutexLock hold(mutex);
+  if (!complete || !pins.usable() || !refusals.usable()) return fail(Errc::kNoMemory, 0, "pager");
+  policy = config.policy != nullptr ? config.policy : own_policy;
+  stats = config.stats != nullptr ? config.stats : own_stats;
+  for (const FrameUse use : {FrameUse::kStaging, FrameUse::kLanding, FrameUse::kHuge}) {
+    if (!excluded.add(space.pool(use).window())) return fail(Errc::kNoMemory, 0, "pager");
+  }
+  const Result<PageMap*> made = space.add_page_map(MemoryType::kPrivate, PageCount(traits.slots), &pager, &pager);
+  if (!made) return std::unexpected(made.error());
+  map = *made;
+  if (!space.add_observer(&pager)) return fail(Errc::kNoMemory, 0, "too many observers");
+  return {};
+}
+
+void PagerCore::reset_in_child(PagerStats* stats_of_child) noexcept {
+  mutex.reset_after_fork();
+  for (Lane* lane : lanes) lane->mutex.reset_after_fork();
+  evictions.reset_in_child();
+  tables.reset_in_child();
+  wake.reset_after_fork();
+  if (stats_of_child != nullptr) stats = stats_of_child;
+  adoption->reset_in_child();
+  {
+    MutexLock hold(mutex);
+    regions.clear();
+    refusals.clear();
+    changes.clear();
+    changes_lost = false;
+    policy->reset();
+  }
+  fetch_streams.reset();
+  hole_streams.reset();
+  // Nothing is watched but what is away; the first steps count anew and decide whether more has to be.
+  armed.store(false, std::memory_order_relaxed);
+  urgent.store(true, std::memory_order_relaxed);
+  events_lost.store(false, std::memory_order_relaxed);
+  background_sleeps.store(false, std::memory_order_relaxed);
+  fork_happened.store(false, std::memory_order_relaxed);
+  fork_seen.store(true, std::memory_order_relaxed);
+  no_room_until.store(0, std::memory_order_relaxed);
+  evict_pause = next_evict = 0;
+}
+
+// ---- budget --------------------------------------------------------------------------------------------------------
+
+void PagerCore::refresh_limit() noexcept {
+  BudgetInputs in;
+  in.ram_bytes = ram_bytes.load(std::memory_order_relaxed);
+  in.total_bytes = total_bytes.load(std::memory_order_relaxed);
+  in.resident_pages = resident.value();
+  const DeviceStats device_stats = device.stats();
+  in.store_bytes = traits.in_process_memory ? device_stats.held_bytes : 0;
+  in.stored_pages = device_stats.stored_pages;
+  // Frames stolen and not yet stored still count as resident; what is extra are the buffers for the way home.
+  in.staging_bytes = space.pool(FrameUse::kLanding).in_use() * kPageSize;
+  if (config.footprint != nullptr) {
+    in.own_bytes = config.footprint->own_bytes();
+  } else {
+    const std::uint64_t taken = space.source().bytes_in_use();
+    in.own_bytes = taken > in.store_bytes ? taken - in.store_bytes : 0;
+  }
+  const BudgetSplit split = split_budget(in);
+  if (!split.fits) {
+    would_do.store(split.would_do_bytes, std::memory_order_relaxed);
+    raise(Pager::Notice::kCannotFit);
+  }
+  if (limit_pages.exchange(split.limit_pages, std::memory_order_relaxed) != split.limit_pages) {
+    GateSection change(tables);
+    MutexLock hold(mutex);
+    if (change) policy->set_capacity(PageCount(split.limit_pages));
+  }
+  stats->resident_limit_pages.store(split.limit_pages == kNoLimit ? 0 : split.limit_pages, std::memory_order_relaxed);
+  const std::uint64_t total = in.resident_pages * kPageSize + in.store_bytes + in.staging_bytes + in.own_bytes;
+  stats->total_bytes.store(total, std::memory_order_relaxed);
+  raise_peak(stats->peak_total_bytes, total);
+}
+
+void PagerCore::note_resident() noexcept {
+  const std::uint64_t now = resident.value();
+  stats->resident_pages.store(now, std::memory_order_relaxed);
+  raise_peak(stats->peak_resident_pages, now);
+}
+
+void PagerCore::raise(Pager::Notice notice) noexcept {
+  const auto bit = static_cast<std::uint32_t>(notice);
+  if ((raised.fetch_or(bit, std::memory_order_acq_rel) & bit) != 0) return;
+  fresh_notices.fetch_or(bit, std::memory_order_acq_rel);
+  kick();
+}
+
+void PagerCore::kick() noexcept {
+  if (background_sleeps.exchange(false, std::memory_order_acq_rel)) wake.advance();
+}
+
+void PagerCore::make_room(std::uint64_t pages, Lane& lane) noexcept {
+  const std::uint64_t most = limit();
+  if (most == kNoLimit) return;
+  const std::uint64_t now = resident.value();
+  if (now + pages + reserve_under(most) / 2 > most) kick();
+  if (now + pages <= most) return;
+  const std::int64_t time = space.clock().now_ns();
+  if (time < no_room_until.load(std::memory_order_relaxed)) {
+    stats->over_limit.fetch_add(1, std::memory_order_relaxed);
+    return;
+  }
+  stats->back_pressure.fetch_add(1, std::memory_order_relaxed);
+  (void)evict_some(PageCount(std::max(now + pages - most, kClumpPages)), lane, Effort::kFault);
+  if (resident.value() + pages <= limit()) return;
+  // Nothing that could go, or not enough: waiting would not help the program, and trying at each fault would hurt it.
+  stats->over_limit.fetch_add(1, std::memory_order_relaxed);
+  no_room_until.store(time + kNoRoomPause, std::memory_order_relaxed);
+  urgent.store(true, std::memory_order_relaxed);
+  kick();
+}
+
+// ---- eviction ------------------------------------------------------------------------------------------------------
+
+PageCount PagerCore::evict_some(PageCount want, Lane& lane, Effort effort) noexcept {
+  const int most_barren = effort == Effort::kFault ? 8 : 64;
+  const int most_looks = effort == Effort::kFault ? 16 : 256;
+  PageCount gone;
+  int barren = 0, looks = 0;
+  while (gone < want && barren < most_barren && looks < most_looks && !stopped.load(std::memory_order_relaxed)) {
+    GateSection section(evictions);
+    if (!section) break;
+    PageRange victim;
+    EvictionPolicy::Choice choice = EvictionPolicy::Choice::kNothing;
+    {
+      MutexLock hold(mutex);
+      sweep.begin(space.clock().now_ns());
+      choice = policy->choose(sweep, want - gone, &victim);
+      if (choice == EvictionPolicy::Choice::kNothing && !sweep.saw_refused() && effort == Effort::kBackground &&
+          resident.value() > limit()) {
+        raise(Pager::Notice::kNothingMoves);
+      }
+    }
+    if (choice == EvictionPolicy::Choice::kNothing) break;
+    if (choice == EvictionPolicy::Choice::kLookAgain) {
+      ++looks;
+      continue;
+    }
+    const EvictionOutcome outcome = evict_victim(victim, lane, effort);
+    gone += outcome.gone;
+    if (outcome.gone.raw() == 0) ++barren;
+    if (outcome.device_full) {
+      no_room_until.store(space.clock().now_ns() + 100 * kNoRoomPause, std::memory_order_relaxed);
+      break;
+    }
+  }
+  return gone;
+}
+
+EvictionOutcome PagerCore::evict_victim(PageRange victim, Lane& lane, Effort effort) noexcept {
+  EvictionOutcome outcome = Eviction(*this, lane).run(victim);
+  if (outcome.refused.raw() != 0 && outcome.refusal == Errc::kBusy && effort == Effort::kBackground && may_unshare()) {
+    settle(victim, outcome, lane, effort);
+    if (unshare(victim, lane)) outcome = Eviction(*this, lane).run(victim);
+  }
+  settle(victim, outcome, lane, effort);
+  return outcome;
+}
+
+bool PagerCore::may_unshare() const noexcept {
+  return fork_seen.load(std::memory_order_relaxed) && resident.value() > limit();
+}
+
+bool PagerCore::unshare(PageRange victim, Lane& lane) noexcept {
+  // Pages that a fork has shared move once this process has a copy of its own. Never with a lock held and never on the
+  // fault thread: a page that goes away in between would be waited for.
+  Mmu& mmu = space.mmu();
+  const Result<std::size_t> found = mmu.scan(victim, lane.runs, nullptr);
+  if (!found) return false;
+  bool any = false;
+  for (std::size_t i = 0; i < *found; ++i) {
+    if ((lane.runs[i].kind & PageRun::kPresent) == 0) continue;
+    if (!mmu.populate(lane.runs[i].range, true)) continue;
+    stats->unshared_pages.fetch_add(lane.runs[i].range.count.raw(), std::memory_order_relaxed);
+    any = true;
+  }
+  return any;
+}
+
+void PagerCore::settle(PageRange victim, const EvictionOutcome& outcome, Lane& lane, Effort effort) noexcept {
+  resident.remove(outcome.gone.raw());
+  stats->pages_out.fetch_add(outcome.gone.raw(), std::memory_order_relaxed);
+  stats->refused_pages.fetch_add(outcome.refused.raw(), std::memory_order_relaxed);
+  note_resident();
+  {
+    GateSection change(tables);
+    MutexLock hold(mutex);
+    if (change) {
+      policy->left(victim, outcome.gone, Departure::kEvicted);
+      if (outcome.no_such_mapping) regions.doubt(victim);
+      note_refusals_locked(victim, outcome);
+    }
+  }
+  if (outcome.no_such_mapping) urgent.store(true, std::memory_order_relaxed);
+  if (!outcome.kept.empty()) {
+    // Pages around a control block that had left before it was found.
+    (void)Fetch(*this, lane).all_of(outcome.kept, effort == Effort::kFault ? Fetch::kHurried : Fetch::kPatient);
+  }
+  if (total_bytes.load(std::memory_order_relaxed) != 0) refresh_limit();
+}
+
+void PagerCore::note_refusals_locked(PageRange victim, const EvictionOutcome& outcome) noexcept {
+  const std::int64_t now = space.clock().now_ns();
+  const std::uint64_t first_clump = victim.first.raw() / kClumpPages;
+  for (std::uint64_t clump = first_clump; clump * kClumpPages < victim.end().raw(); ++clump) {
+    const PageIndex at(clump * kClumpPages);
+    const bool taken = (outcome.clumps_taken & (1u << (clump - first_clump))) != 0;
+    if (taken && !outcome.device_full && outcome.gone.raw() != 0) {
+      refusals.moved(at);
+    } else if (!taken && (outcome.refused.raw() != 0 || outcome.no_such_mapping)) {
+      refusals.refused(at, now);
+    }
+  }
+  // Refused for what the mapping is, not for what the page is doing: have its flags looked at again.
+  if (outcome.refused.raw() != 0 && outcome.refusal == Errc::kInvalid) regions.doubt(victim);
+}
+
+// ---- lanes ---------------------------------------------------------------------------------------------------------
+
+Lane& LaneLease::pick(PagerCore& core, Who who) noexcept {
+  if (who == Who::kFaultThread) {
+    core.lanes[0]->mutex.lock();
+    return *core.lanes[0];
+  }
+  for (std::size_t i = 1; i < PagerCore::kLanes; ++i) {
+    if (core.lanes[i]->mutex.try_lock()) return *core.lanes[i];
+  }
+  core.lanes[1]->mutex.lock();
+  return *core.lanes[1];
+}
+
+}  // namespace whimbrel

@@ -1,0 +1,218 @@
+// PagerCore: what the parts of a pager share. Internal; the parts are classes over it, one per file: Adoption
+// (adopt.cc), Eviction (evict.cc), Fetch (fetch.cc), and HoleFill (holes.cc).
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+
+#include "base/check.h"
+#include "base/memory_source.h"
+#include "base/mutex.h"
+#include "migrate/address_space.h"
+#include "pager/budget.h"
+#include "pager/eviction_policy.h"
+#include "pager/lane.h"
+#include "pager/pager.h"
+#include "pager/park_gate.h"
+#include "pager/pin_table.h"
+#include "pager/refusals.h"
+#include "pager/region_table.h"
+#include "pager/resident_sweep.h"
+#include "pager/second_chance.h"
+#include "pager/streams.h"
+#include "port/device.h"
+
+namespace whimbrel {
+
+// A few ranges, in no order.
+template <std::size_t kRoom>
+class RangeList {
+ public:
+  // False: full.
+  bool add(PageRange range) noexcept {
+    if (size_ == kRoom) return false;
+    ranges_[size_++] = range;
+    return true;
+  }
+  void clear() noexcept { size_ = 0; }
+  [[nodiscard]] std::size_t size() const noexcept { return size_; }
+  [[nodiscard]] const PageRange* begin() const noexcept { return ranges_.data(); }
+  [[nodiscard]] const PageRange* end() const noexcept { return ranges_.data() + size_; }
+  // Of `range`: the first stretch at or above its start that no member covers; empty when all is covered.
+  [[nodiscard]] PageRange first_uncovered(PageRange range) const noexcept;
+  // Of `range`: the first stretch that some member covers; empty when none does.
+  [[nodiscard]] PageRange first_covered(PageRange range) const noexcept;
+
+ private:
+  std::array<PageRange, kRoom> ranges_{};
+  std::size_t size_ = 0;
+};
+
+class Adoption;
+
+// What became of one victim.
+struct EvictionOutcome {
+  PageCount gone;     // on the device now
+  PageCount taken;    // setup got hold of
+  PageCount refused;  // would not move
+  Errc refusal = Errc::kBusy;
+  bool device_full = false;
+  bool no_such_mapping = false;  // the range is not part of one mapping any more
+  // Clumps of the range (bit n: the n-th 64 pages) of which at least one page could be taken.
+  std::uint32_t clumps_taken = 0;
+  PageRange kept;  // found to hold control blocks: bring home what of it is away
+};
+
+class PagerCore {
+ public:
+  static constexpr std::size_t kLanes = 4;  // [0] the fault thread's, the others for whoever works in the background
+  static constexpr std::size_t kZeroPages = 64;
+
+  PagerCore(AddressSpace& space, Device& device, const PagerConfig& config) noexcept;
+  ~PagerCore();
+  // Takes the memory that can fail to be there.
+  [[nodiscard]] Result<void> prepare(Pager& pager) noexcept;
+
+  // In a forked child with one thread: what the parent knew of mappings and heat is void, pins stay.
+  void reset_in_child(PagerStats* stats_of_child) noexcept;
+
+  // ---- frames of the device ----
+  [[nodiscard]] Pfn pfn_of(DeviceSlot slot) const noexcept {
+    return map->first() + PageCount(static_cast<std::uint64_t>(slot));
+  }
+  [[nodiscard]] DeviceSlot slot_of(Pfn pfn) const noexcept { return DeviceSlot{(pfn - map->first()).raw()}; }
+  // A resting slot that stands for a page of our device.
+  [[nodiscard]] bool is_away(PageEntry entry) const noexcept {
+    return entry.state() == PageState::kDevice && map->contains(entry.pfn());
+  }
+
+  // ---- budget ----
+  [[nodiscard]] std::uint64_t limit() const noexcept { return limit_pages.load(std::memory_order_relaxed); }
+  // Splits the budget anew from what the device and the engine hold now.
+  void refresh_limit() noexcept;
+  void note_resident() noexcept;
+  // Bounded work to get `pages` more in under the limit. On the thread that owns `lane`.
+  void make_room(std::uint64_t pages, Lane& lane) noexcept;
+  void raise(Pager::Notice notice) noexcept;
+  void kick() noexcept;
+
+  // ---- eviction ----
+  enum class Effort : std::uint8_t {
+    kFault,       // somebody waits: give up soon, never wait for the program
+    kBackground,  // may break copy-on-write sharing when the limit is exceeded
+  };
+  PageCount evict_some(PageCount want, Lane& lane, Effort effort) noexcept;
+  // One victim, with all that is to be remembered about it. The eviction gate has been entered.
+  EvictionOutcome evict_victim(PageRange victim, Lane& lane, Effort effort) noexcept;
+
+  // Constant after prepare().
+  AddressSpace& space;
+  Device& device;
+  const PagerConfig config;
+  const DeviceTraits traits;
+  PageMap* map = nullptr;
+  Pager* owner = nullptr;  // the tag of our page map and our migrations
+  EvictionPolicy* policy = nullptr;
+  SecondChance* own_policy = nullptr;
+  std::byte* zeros = nullptr;  // kZeroPages pages that are never written
+  std::array<Lane*, kLanes> lanes{};
+  Adoption* adoption = nullptr;
+
+  PagerStats* stats = nullptr;
+  PagerStats* own_stats = nullptr;
+
+  // Limits and counts.
+  std::atomic<std::uint64_t> ram_bytes;
+  std::atomic<std::uint64_t> total_bytes;
+  std::atomic<std::uint64_t> limit_pages{kNoLimit};
+  ResidentCount resident;
+  std::atomic<std::uint64_t> fixed_pages{0};   // of the resident ones, as of the last count
+  std::atomic<std::int64_t> no_room_until{0};  // making room failed: do not try before
+  std::atomic<bool> armed{false};              // new mappings are registered at sight
+  std::atomic<bool> background_sleeps{false};
+  std::atomic<bool> urgent{false};              // the background thread should look at everything again
+  std::atomic<bool> stopped{false};             // bring_all_home: nothing leaves any more
+  std::atomic<bool> fork_seen{false};           // pages may be shared copy-on-write
+  std::atomic<std::uint64_t> dropped_pages{0};  // addresses the program discarded since the last count
+  std::atomic<bool> events_lost{false};         // messages came while the tables were not to be touched
+  std::atomic<std::uint32_t> raised{0};         // notices raised ever
+  std::atomic<std::uint32_t> fresh_notices{0};
+  std::atomic<std::uint64_t> would_do{0};
+  std::atomic<bool> fork_happened{false};
+  Event wake;
+  std::int64_t evict_pause = 0;  // background thread: grows while nothing moves
+  std::int64_t next_evict = 0;
+
+  // What a forked child relies on: closed, in this order, before a fork.
+  ParkGate evictions;  // around each victim, from the choice to the end of its migration
+  ParkGate tables;     // around each change of what the mutex guards
+
+  // Taken after AddressSpace::mutex(); never held over a call that waits.
+  Mutex mutex;
+  RegionTable regions GUARDED_BY(mutex);
+  PinTable pins GUARDED_BY(mutex);
+  RefusalTable refusals GUARDED_BY(mutex);
+  ResidentSweep sweep GUARDED_BY(mutex);
+  RangeList<512> excluded GUARDED_BY(mutex);
+  RangeList<256> managed GUARDED_BY(mutex);
+  // Changes that came in while a scan was under way, which must doubt its result.
+  RangeList<64> changes GUARDED_BY(mutex);
+  bool changes_lost GUARDED_BY(mutex) = false;
+
+  // Only the fault thread (lane 0).
+  Streams fetch_streams;
+  Streams hole_streams;
+
+ private:
+  [[nodiscard]] bool may_unshare() const noexcept;
+  [[nodiscard]] bool unshare(PageRange victim, Lane& lane) noexcept;
+  void settle(PageRange victim, const EvictionOutcome& outcome, Lane& lane, Effort effort) noexcept;
+  void note_refusals_locked(PageRange victim, const EvictionOutcome& outcome) noexcept REQUIRES(mutex);
+};
+
+// Borrows a lane for its lifetime.
+class LaneLease {
+ public:
+  enum class Who : std::uint8_t { kFaultThread, kOther };
+  LaneLease(PagerCore& core, Who who) noexcept : lane_(pick(core, who)) {}
+  ~LaneLease() { lane_.mutex.unlock(); }
+  LaneLease(const LaneLease&) = delete;
+  LaneLease& operator=(const LaneLease&) = delete;
+  [[nodiscard]] Lane& operator*() noexcept { return lane_; }
+
+ private:
+  static Lane& pick(PagerCore& core, Who who) noexcept NO_THREAD_SAFETY_ANALYSIS;
+  Lane& lane_;
+};
+
+template <std::size_t kRoom>
+PageRange RangeList<kRoom>::first_uncovered(PageRange range) const noexcept {
+  PageIndex at = range.first;
+  PageIndex end = range.end();
+  for (bool moved = true; moved && at < end;) {
+    moved = false;
+    for (const PageRange& member : *this) {
+      if (member.contains(at)) {
+        at = member.end();
+        moved = true;
+      }
+    }
+  }
+  for (const PageRange& member : *this) {
+    if (!member.empty() && at < member.first && member.first < end) end = member.first;
+  }
+  return PageRange::between(at, end);
+}
+
+template <std::size_t kRoom>
+PageRange RangeList<kRoom>::first_covered(PageRange range) const noexcept {
+  PageRange first{range.end(), PageCount(0)};
+  for (const PageRange& member : *this) {
+    const PageRange part = member.intersect(range);
+    if (!part.empty() && part.first < first.first) first = part;
+  }
+  return first;
+}
+
+}  // namespace whimbrel

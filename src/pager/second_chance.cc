@@ -1,0 +1,127 @@
+#include "pager/second_chance.h"
+
+#include <algorithm>
+
+namespace whimbrel {
+namespace {
+
+constexpr int kLooksPerCall = 256;
+
+}  // namespace
+
+SecondChance::Mark* SecondChance::find(std::uint64_t clump) noexcept {
+  Mark& mark = marks_[clump % marks_.size()];
+  return mark.clump == clump && (mark.turns != 0 || mark.left_at != 0) ? &mark : nullptr;
+}
+
+SecondChance::Mark* SecondChance::find_or_take(std::uint64_t clump) noexcept {
+  Mark& mark = marks_[clump % marks_.size()];
+  if (mark.clump == clump) return &mark;
+  if (mark.turns != 0) {
+    --mark.turns;
+    return nullptr;
+  }
+  mark = Mark();
+  mark.clump = clump;
+  return &mark;
+}
+
+void SecondChance::arrived(PageRange pages, Arrival how) noexcept {
+  if (how != Arrival::kTouched) return;
+  const std::uint64_t last = clump_number(pages.end() - PageCount(1));
+  for (std::uint64_t clump = clump_number(pages.first); clump <= last; ++clump) {
+    Mark* mark = find(clump);
+    if (mark == nullptr || mark->left_at == 0) continue;
+    // Once per eviction: the many touches that bring a clump home piece by piece are one return.
+    const bool soon = departures_ - mark->left_at < capacity_;
+    mark->left_at = 0;
+    if (soon && mark->turns < kMostTurns) ++mark->turns;
+  }
+}
+
+void SecondChance::left(PageRange pages, PageCount count, Departure how) noexcept {
+  if (count.raw() == 0 || pages.empty()) return;
+  const std::uint64_t first = clump_number(pages.first);
+  const std::uint64_t last = clump_number(pages.end() - PageCount(1));
+  if (how == Departure::kDropped) {
+    forget(first, last);
+    return;
+  }
+  departures_ += count.raw();
+  for (std::uint64_t clump = first; clump <= last; ++clump) {
+    if (Mark* mark = find_or_take(clump); mark != nullptr) mark->left_at = departures_;
+  }
+}
+
+void SecondChance::forget(std::uint64_t first, std::uint64_t last) noexcept {
+  if (last - first >= marks_.size()) {
+    for (Mark& mark : marks_) {
+      if (first <= mark.clump && mark.clump <= last) mark = Mark();
+    }
+    return;
+  }
+  for (std::uint64_t clump = first; clump <= last; ++clump) {
+    if (Mark* mark = find(clump); mark != nullptr) *mark = Mark();
+  }
+}
+
+bool SecondChance::is_due(const Clump& clump) noexcept {
+  if (!clump.huge && clump.present < kLeastPresent[sparsity_]) return false;
+  Mark* mark = find(clump_number(clump.range.first));
+  if (mark == nullptr || mark->turns == 0) return true;
+  --mark->turns;
+  spared_ = true;
+  return false;
+}
+
+bool SecondChance::start_lap() noexcept {
+  hand_ = PageIndex(0);
+  ++laps_;
+  const bool found = found_, spared = spared_;
+  found_ = spared_ = false;
+  if (found) {
+    // Now and then everything, or cold pages that lie alone would stay for ever while dense ones come and go.
+    sparsity_ = laps_ % 4 == 0 ? kSparsities - 1 : 0;
+    return true;
+  }
+  if (spared) return true;  // the same lap again: turns have been used up
+  if (sparsity_ + 1 < kSparsities) {
+    ++sparsity_;
+    return true;
+  }
+  sparsity_ = 0;
+  return false;
+}
+
+EvictionPolicy::Choice SecondChance::choose(ResidentView& view, PageCount want, PageRange* victim) noexcept {
+  Clump clump;
+  for (int looks = 0; looks < kLooksPerCall; ++looks) {
+    if (!view.next(hand_, &clump)) return start_lap() ? Choice::kLookAgain : Choice::kNothing;
+    hand_ = clump.range.end();
+    if (!is_due(clump)) continue;
+    found_ = true;
+    *victim = clump.range;
+    std::uint64_t present = clump.present;
+    // Neighbours in the same 2 MiB go along while they are due: one call, one flush.
+    const PageIndex unit_end = clump.range.first.huge_base() + PageCount(kPagesPerHuge);
+    while (present < want.raw() && victim->end() < unit_end && !clump.huge) {
+      Clump next;
+      if (!view.next(hand_, &next) || next.huge || next.mapping != clump.mapping || unit_end <= next.range.first) break;
+      hand_ = next.range.end();
+      if (!is_due(next)) break;
+      *victim = PageRange::between(victim->first, next.range.end());
+      present += next.present;
+    }
+    return Choice::kVictim;
+  }
+  return Choice::kLookAgain;
+}
+
+void SecondChance::reset() noexcept {
+  for (Mark& mark : marks_) mark = Mark();
+  hand_ = PageIndex(0);
+  sparsity_ = 0;
+  found_ = spared_ = false;
+}
+
+}  // namespace whimbrel
