@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "linux/clock.h"
+#include "linux/plain.h"
 #include "linux/raw_clone.h"
 #include "linux/sys.h"
 #include "linux/uapi.h"
@@ -87,21 +88,6 @@ struct Errand {
   volatile long system_call_result = -1;
   volatile long unmapped = -1;
 };
-
-// The helper shares the caller's thread pointer: its code uses no thread-locals and must not be instrumented.
-#define WHIMBREL_PLAIN \
-  __attribute__((noinline, no_sanitize("thread"), no_sanitize("address"), no_sanitize("undefined")))
-
-WHIMBREL_PLAIN long plain_call(long nr, long a, long b, long c, long d, long e) {
-  register long r10 __asm__("r10") = d;
-  register long r8 __asm__("r8") = e;
-  long result;
-  __asm__ volatile("syscall"
-                   : "=a"(result)
-                   : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-                   : "rcx", "r11", "memory");
-  return result;
-}
 
 WHIMBREL_PLAIN void run_errand(void* argument) {
   auto* errand = static_cast<Errand*>(argument);
@@ -290,5 +276,19 @@ class Prover {
 }  // namespace
 
 Proof prove(Rung rung, const UserfaultRequest& request) noexcept { return Prover(rung, request).run(); }
+
+Ladder climb(const UserfaultRequest& request, const LadderRules& rules) noexcept {
+  Ladder ladder;
+  for (int i = 0; i < 3; ++i) {
+    if (ladder.chosen >= 0 && !rules.prove_all) break;
+    const bool allowed = kRungs[i] != Rung::kUserModeOnly || rules.allow_user_mode_only;
+    if (!allowed && !rules.prove_all) continue;
+    const Proof& proof = ladder.proofs[i] = prove(kRungs[i], request);
+    if (i == 0) ladder.first_failure = proof.failure;
+    const bool works = proof.serves() && (proof.move || !rules.require_move);
+    if (works && allowed && ladder.chosen < 0) ladder.chosen = i;
+  }
+  return ladder;
+}
 
 }  // namespace whimbrel

@@ -53,6 +53,19 @@ struct Proof {
 // The features the kernel offers to that rung (bits of uapi.h).
 [[nodiscard]] Result<std::uint64_t> offered_features(Rung rung, const UserfaultRequest& request) noexcept;
 
+// The ladder climbed: which rung an engine would use, and why not an earlier one.
+struct Ladder {
+  Proof proofs[3];        // in the order of kRungs; those behind the chosen one are empty unless all were asked for
+  int chosen = -1;        // index into kRungs; -1: none works
+  Error first_failure{};  // of the first rung, when none works
+};
+struct LadderRules {
+  bool allow_user_mode_only = true;
+  bool require_move = true;
+  bool prove_all = false;  // for reports
+};
+[[nodiscard]] Ladder climb(const UserfaultRequest& request, const LadderRules& rules) noexcept;
+
 // Takes well under a millisecond where everything works; at most about two seconds where nothing answers.
 [[nodiscard]] Proof prove(Rung rung, const UserfaultRequest& request) noexcept;
 

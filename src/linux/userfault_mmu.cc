@@ -31,27 +31,19 @@ Result<void> UserfaultMmu::open() noexcept {
   const Result<void> windows = windows_.reserve(memory_, options_.window_bytes);
   if (!windows) return windows;
   const DescriptorRoom room;
-  bool tried = false;
-  Error first{};
-  for (const Rung rung : kRungs) {
-    if (rung == Rung::kUserModeOnly && !options_.allow_user_mode_only) continue;
-    const Proof proof = prove(rung, options_.request);
-    Error refused = proof.failure;
-    if (proof.serves() && (proof.move || !options_.require_move)) {
-      const Result<Userfault> userfault = open_userfault(rung, options_.request);
-      if (userfault) {
-        abilities_.kernel_faults = proof.kernel_faults;
-        abilities_.move = proof.move;
-        abilities_.write_protect = proof.write_protect;
-        abilities_.poison = proof.poison;
-        return adopt(rung, *userfault);
-      }
-      refused = userfault.error();
-    }
-    if (!tried) first = refused;
-    tried = true;
-  }
-  return std::unexpected(first);
+  const Ladder ladder = climb(
+      options_.request, {.allow_user_mode_only = options_.allow_user_mode_only, .require_move = options_.require_move});
+  if (ladder.chosen < 0) return std::unexpected(ladder.first_failure);
+  const Rung rung = kRungs[ladder.chosen];
+  const Proof& proof = ladder.proofs[ladder.chosen];
+  // The proof used a descriptor of its own, since the handshake cannot be repeated and its scratch range is gone.
+  const Result<Userfault> userfault = open_userfault(rung, options_.request);
+  if (!userfault) return std::unexpected(userfault.error());
+  abilities_.kernel_faults = proof.kernel_faults;
+  abilities_.move = proof.move;
+  abilities_.write_protect = proof.write_protect;
+  abilities_.poison = proof.poison;
+  return adopt(rung, *userfault);
 }
 
 // Takes a working descriptor and opens the others beside it.

@@ -97,8 +97,8 @@ class TinyEngine {
     const std::size_t count = mmu.read_messages(messages);
     for (std::size_t i = 0; i < count; ++i) {
       if (messages[i].kind != Message::Kind::kFault) continue;
+      ++served_;  // before the toucher goes on and looks at it
       bring_home(messages[i].range.first);
-      ++served_;
     }
   }
   void bring_home(PageIndex page) {
