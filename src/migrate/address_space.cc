@@ -40,6 +40,14 @@ Result<PageMap*> AddressSpace::add_page_map(MemoryType type, PageCount count, co
   if (first + rounded > (std::uint64_t{1} << kPfnBits)) return fail(Errc::kNoMemory, 0, "frame numbers used up");
   const Result<PageMap*> map = PageMap::create(source_, Pfn(first), count, type, owner, ops);
   if (!map) return map;
+  if (type == MemoryType::kCoherent) {
+    const Result<PageRange> window = mmu_.open_window(count, WindowKind::kSmall);
+    if (!window) {
+      PageMap::destroy(*map);
+      return std::unexpected(window.error());
+    }
+    (*map)->set_window(*window);
+  }
   for (auto& slot : maps_) {
     PageMap* expected = nullptr;
     if (slot.compare_exchange_strong(expected, *map, std::memory_order_release)) return map;
@@ -53,6 +61,7 @@ Result<void> AddressSpace::remove_page_map(PageMap* map) noexcept {
   for (auto& slot : maps_) {
     if (slot.load(std::memory_order_acquire) != map) continue;
     slot.store(nullptr, std::memory_order_release);
+    if (!map->window().empty()) mmu_.close_window(map->window());
     PageMap::destroy(map);
     return {};
   }
@@ -95,6 +104,10 @@ void AddressSpace::put_page(Pfn head) noexcept {
 void AddressSpace::free_folio(Pfn head, unsigned order) noexcept {
   page(head)->clear_mapping();
   if (PageMap* map = map_of(head); map != nullptr) {
+    if (map->type() == MemoryType::kCoherent) {
+      // The frame is handed out empty the next time; its bytes may have gone with the program's mapping already.
+      CHECK(mmu_.discard({map->frame_of(head), PageCount(std::uint64_t{1} << order)}).has_value());
+    }
     map->ops().folio_free(head, order);
     map->note_freed(order);
     return;
@@ -186,6 +199,23 @@ Result<void> AddressSpace::split_folio_locked(Pfn head_pfn, Pfn keep, bool lock_
   if (head_refs == 0) put_page(head_pfn);
   stats_.split.fetch_add(1, std::memory_order_relaxed);
   return {};
+}
+
+bool AddressSpace::take_coherent_locked(PageIndex at, std::uint64_t writable_bit) noexcept {
+  const PageEntry entry = table_.get(at);
+  CHECK(entry.state() == PageState::kCoherent);
+  const PageIndex frame = map_of(entry.pfn())->frame_of(entry.pfn());
+  table_.update(at, entry.without(PageEntry::kWritable).with(writable_bit).after(PageEvent::kCollectHome));
+  Progress moved;
+  for (int tries = 0; tries < 16; ++tries) {
+    moved = mmu_.move(frame, at, PageCount(1), Wake::kNo);
+    const bool shared = moved.failed && moved.error.code == Errc::kBusy && config_.break_sharing && tries == 0;
+    if (!moved.failed || (!shared && moved.error.code != Errc::kAgain)) break;
+    if (shared) (void)mmu_.populate({at, PageCount(1)}, true);
+  }
+  if (!moved.failed) return true;
+  table_.update(at, table_.get(at).after(PageEvent::kMapCoherent));
+  return false;
 }
 
 void AddressSpace::wake_waiters_locked(PageIndex at) noexcept {

@@ -101,8 +101,11 @@ class AddressSpace {
   [[nodiscard]] Result<Pfn> alloc_huge_frame() noexcept;
   // Unlocks and drops a run of frames whose pages each have one reference left, in one go.
   void free_frames(Pfn first, PageCount count) noexcept;
-  // The bytes of a frame of ours.
-  [[nodiscard]] std::byte* bytes(Pfn frame) noexcept { return mmu_.bytes(frame.frame()); }
+  // The bytes of a frame of ours, or of a coherent device page that the program does not map.
+  [[nodiscard]] std::byte* bytes(Pfn frame) noexcept {
+    const PageMap* map = map_of(frame);
+    return mmu_.bytes(map == nullptr ? frame.frame() : map->frame_of(frame));
+  }
 
   // ---- messages ------------------------------------------------------------------------------------------
   // Reads and applies everything that is there; faults are queued.
@@ -141,6 +144,8 @@ class AddressSpace {
     if (!mapping.has(Mapping::kWritable) || (run_kind & PageRun::kZero) != 0) return false;
     return !config_.track_protection || (run_kind & PageRun::kWritten) != 0;
   }
+  // Takes a coherent page out of the program into its frame and freezes the slot. False: it stays (pinned, shared).
+  [[nodiscard]] bool take_coherent_locked(PageIndex at, std::uint64_t writable_bit) noexcept REQUIRES(mutex_);
   // Re-drives whoever waits for this slot, if anybody does.
   void wake_waiters_locked(PageIndex page) noexcept REQUIRES(mutex_);
 

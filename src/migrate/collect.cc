@@ -83,12 +83,16 @@ void Collector::collect_part_locked(PageRange part) noexcept {
     bool rescan = false;
     while (at < part.end() && !rescan) {
       const PageEntry entry = table.get(at);
+      while (r < n && runs[r].range.end() <= at) ++r;
       if (!entry.is_ram()) {
-        collect_device_slot_locked(at, entry);
+        if (entry.state() == PageState::kCoherent) {
+          collect_coherent_slot_locked(at, entry, r < n && runs[r].range.contains(at) ? runs[r].kind : 0);
+        } else {
+          collect_device_slot_locked(at, entry);
+        }
         ++at;
         continue;
       }
-      while (r < n && runs[r].range.end() <= at) ++r;
       if (r == n || at < runs[r].range.first) {
         const PageIndex next_run = r == n ? part.end() : runs[r].range.first;
         const PageIndex next = std::min(next_run, table.next_used(at, part.end()));
@@ -213,6 +217,18 @@ void Collector::collect_device_slot_locked(PageIndex at, PageEntry entry) noexce
   space_.table().update(at, entry.after(PageEvent::kCollectHome));
   const std::uint64_t write = entry.has(PageEntry::kWritable) ? MigrateWord::kWrite : 0;
   record(MigrateWord::of(pfn).with(MigrateWord::kMigrate | write));
+}
+
+void Collector::collect_coherent_slot_locked(PageIndex at, PageEntry entry, std::uint32_t kind) noexcept {
+  const Pfn pfn = entry.pfn();
+  if (!selected(pfn) || !space_.page(pfn)->try_lock()) return record(MigrateWord());
+  const std::uint64_t writable = space_.is_writable(kind, mapping_) ? PageEntry::kWritable : 0;
+  if (!space_.take_coherent_locked(at, writable)) {
+    space_.page(pfn)->unlock();
+    ++args_.refused;
+    return record(MigrateWord());
+  }
+  record(MigrateWord::of(pfn).with(MigrateWord::kMigrate | (writable != 0 ? MigrateWord::kWrite : 0)));
 }
 
 PageCount Collector::steal_run_locked(PageRange run, std::uint32_t kind) noexcept {

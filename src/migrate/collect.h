@@ -27,6 +27,9 @@ class Collector {
   [[nodiscard]] PageCount collect_huge_ram_locked(PageRange unit, std::uint32_t kind) noexcept REQUIRES(space_.mutex());
   // COL-02 for slots that are ours.
   void collect_device_slot_locked(PageIndex at, PageEntry entry) noexcept REQUIRES(space_.mutex());
+  // The same for a page of a coherent device: it is taken back from the program into its frame.
+  void collect_coherent_slot_locked(PageIndex at, PageEntry entry, std::uint32_t kind) noexcept
+      REQUIRES(space_.mutex());
   // Freezes a run of present RAM pages; returns how many of them have been recorded (moved or refused). Less than the
   // run's length: the picture changed, scan again from there.
   [[nodiscard]] PageCount steal_run_locked(PageRange run, std::uint32_t kind) noexcept REQUIRES(space_.mutex());

@@ -44,6 +44,11 @@ bool unmap_folio_locked(AddressSpace& space, Pfn head_pfn) REQUIRES(space.mutex(
     const Page* piece = space.page(head_pfn + PageCount(i));
     if (!piece->is_mapped()) continue;
     const PageEntry entry = space.table().get(piece->mapped_at());
+    if (entry.state() == PageState::kCoherent) {
+      if (!space.take_coherent_locked(piece->mapped_at(), PageEntry::kWritable)) return false;
+      CHECK(!head->put());
+      continue;
+    }
     if (entry.state() != PageState::kDevice) continue;
     space.table().update(piece->mapped_at(), entry.after(PageEvent::kCollectHome));
     CHECK(!head->put());

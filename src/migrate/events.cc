@@ -126,7 +126,7 @@ void AddressSpace::drop_range_locked(PageRange range, NotifyEvent why) noexcept 
     if (p != nullptr) {
       p->clear_mapping();
       // A slot on its way holds no mapping reference: its holder frees the page when he finalizes and finds no slot.
-      if (e.state() == PageState::kDevice) put_page(head_of(e.pfn()));
+      if (e.state() == PageState::kDevice || e.state() == PageState::kCoherent) put_page(head_of(e.pfn()));
       if (e.state() == PageState::kExclusive) put_page(e.pfn());
     }
     at = table_.next_used(at + covered, range.end());

@@ -53,6 +53,7 @@ class FaultService {
 
  private:
   void serve_hole(const PendingFault& fault) noexcept;
+  void serve_coherent(const PendingFault& fault) noexcept;
   void serve_device(const PendingFault& fault, PageEntry entry, bool on_service_thread) noexcept;
   void fail_access(const PendingFault& fault) noexcept;
 

@@ -21,7 +21,9 @@ class FinalizeStep {
         continue;
       }
       const std::uint64_t n = run_length(i);
-      if (to_ram(i)) {
+      if (coherent(i)) {
+        map_coherent(i, n);
+      } else if (to_ram(i)) {
         bring_home(i, n);
       } else {
         settle(i, n);
@@ -35,6 +37,11 @@ class FinalizeStep {
   bool migrated(std::uint64_t i) const { return src_[i].migrating() && dst_[i].valid(); }
   Pfn winner(std::uint64_t i) const { return migrated(i) ? dst_[i].pfn() : src_[i].pfn(); }
   bool to_ram(std::uint64_t i) const { return !winner(i).is_device(); }
+  // The winner is memory that the program can reach where it is.
+  bool coherent(std::uint64_t i) const {
+    const PageMap* map = space_.map_of(winner(i));
+    return map != nullptr && map->type() == MemoryType::kCoherent;
+  }
 
   // Entries from i that can be installed together: base pages, same outcome, frames to install consecutive.
   std::uint64_t run_length(std::uint64_t i) const {
@@ -42,7 +49,8 @@ class FinalizeStep {
     std::uint64_t n = 1;
     while (i + n < npages_ && n < kPagesPerHuge && src_[i + n].valid() && !src_[i + n].compound() &&
            migrated(i + n) == migrated(i) && to_ram(i + n) == to_ram(i) &&
-           (!to_ram(i) || winner(i + n) == winner(i) + PageCount(n))) {
+           coherent(i + n) == coherent(i) &&
+           ((!to_ram(i) && !coherent(i)) || winner(i + n) == winner(i) + PageCount(n))) {
       ++n;
     }
     return n;
@@ -72,6 +80,22 @@ class FinalizeStep {
       drop_frames(dst_[i].pfn(), frames, src_[i].compound());
     } else {
       space_.stats().restored.fetch_add(n, std::memory_order_relaxed);
+    }
+  }
+
+  // Winner is a page of a coherent device: its frame goes into the program, and the slot says whose it is.
+  void map_coherent(std::uint64_t i, std::uint64_t n) {
+    Installer install(space_);
+    const bool moved = migrated(i);
+    for (std::uint64_t at = i; at < i + n;) {
+      std::uint64_t installed = 0;
+      {
+        MutexLock hold(space_.mutex());
+        const PageIndex frame = space_.map_of(winner(at))->frame_of(winner(at));
+        installed = install.run_locked(src_, at, i + n, Pfn::of_frame(frame), true, winner(at));
+      }
+      for (std::uint64_t k = at; k < at + installed; ++k) finish_settled(k, moved);
+      at += installed;
     }
   }
 

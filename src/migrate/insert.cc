@@ -45,9 +45,25 @@ bool HoleInserter::remove_zero_page_locked(PageIndex at) noexcept {
   return removed;
 }
 
+bool HoleInserter::map_if_coherent_locked(PageIndex at, Pfn dst) noexcept {
+  const PageMap* map = space_.map_of(dst);
+  if (map->type() != MemoryType::kCoherent) return true;
+  for (int tries = 0; tries < 16; ++tries) {
+    const Progress moved = space_.mmu().move(at, map->frame_of(dst), PageCount(1), Wake::kYes);
+    if (!moved.failed) return true;
+    if (moved.error.code == Errc::kNotFound) {  // a frame nobody has written yet: zeros
+      if (!space_.mmu().copy(at, space_.bytes(dst), PageCount(1), Wake::kYes).failed) return true;
+    }
+    if (moved.error.code != Errc::kAgain) return false;
+  }
+  return false;
+}
+
 void HoleInserter::put_in_place_locked(PageIndex at, Pfn dst, bool writable) noexcept {
   const std::uint64_t bits = PageEntry::kExclusiveMarker | (writable ? PageEntry::kWritable : 0);
-  space_.table().update(at, PageEntry(PageState::kDevice, dst, bits));
+  const bool coherent = space_.map_of(dst)->type() == MemoryType::kCoherent;
+  const PageEvent event = coherent ? PageEvent::kPopulateCoherent : PageEvent::kPopulate;
+  space_.table().update(at, PageEntry(*next(PageState::kRam, event), dst, bits));
   Page* page = space_.page(dst);
   page->set_mapping(at);
   page->get();  // the mapping's reference
@@ -77,7 +93,8 @@ void HoleInserter::base_pages_locked(PageIndex first, MigrateWord* src, const Mi
     const bool present = r < count && runs[r].range.contains(at);
     const bool zero = present && (runs[r].kind & PageRun::kZero) != 0;
     const bool usable = dst[i].valid() && !dst[i].compound() && dst[i].pfn().is_device() && at < scanned &&
-                        space_.table().get(at).is_ram() && (!present || (zero && remove_zero_page_locked(at)));
+                        space_.table().get(at).is_ram() && (!present || (zero && remove_zero_page_locked(at))) &&
+                        map_if_coherent_locked(at, dst[i].pfn());
     if (!usable) {
       src[i] = src[i].without(MigrateWord::kMigrate);
       continue;

@@ -21,6 +21,8 @@ class HoleInserter {
   [[nodiscard]] bool ready_locked(PageRange range, bool* writable) noexcept REQUIRES(space_.mutex());
   // Takes the shared zero page out of a slot; false when a CPU write won (UA-07).
   [[nodiscard]] bool remove_zero_page_locked(PageIndex at) noexcept REQUIRES(space_.mutex());
+  // A coherent page is mapped at once; a private one needs nothing. False: a CPU touch won.
+  [[nodiscard]] bool map_if_coherent_locked(PageIndex at, Pfn dst) noexcept REQUIRES(space_.mutex());
   void put_in_place_locked(PageIndex at, Pfn dst, bool writable) noexcept REQUIRES(space_.mutex());
 
   AddressSpace& space_;

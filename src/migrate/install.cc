@@ -10,7 +10,7 @@ bool Installer::is_ours_locked(Pfn source, PageIndex at) noexcept {
 }
 
 std::uint64_t Installer::run_locked(const MigrateWord* src, std::uint64_t at, std::uint64_t end, Pfn frame,
-                                    bool stolen) noexcept {
+                                    bool stolen, Pfn tag) noexcept {
   const Page* first = space_.page(src[at].pfn());
   if (!first->is_mapped() || !is_ours_locked(src[at].pfn(), first->mapped_at())) return 1;  // dropped meanwhile
   const PageIndex home = first->mapped_at();
@@ -21,15 +21,20 @@ std::uint64_t Installer::run_locked(const MigrateWord* src, std::uint64_t at, st
     if (!is_ours_locked(src[at + n].pfn(), page->mapped_at())) break;
     ++n;
   }
-  install_slots_locked(home, n, frame, stolen);
+  install_slots_locked(home, n, frame, stolen, tag);
   return n;
 }
 
-void Installer::clear_slot_locked(PageIndex at) noexcept {
+void Installer::clear_slot_locked(PageIndex at, Pfn tag) noexcept {
   const PageEntry entry = space_.table().get(at);
-  Page* source = space_.page(entry.pfn());
-  space_.table().update(at, entry.after(PageEvent::kRestore));
-  source->clear_mapping();
+  space_.page(entry.pfn())->clear_mapping();
+  if (tag == Pfn()) {
+    space_.table().update(at, entry.after(PageEvent::kRestore));
+    return;
+  }
+  space_.table().update(at, entry.without(PageEntry::kWaited).with_pfn(tag).after(PageEvent::kMapCoherent));
+  space_.page(tag)->set_mapping(at);
+  space_.page(tag)->get();
 }
 
 Progress Installer::put_locked(PageIndex first, std::uint64_t n, Pfn frame, bool by_move, bool protect) noexcept {
@@ -49,7 +54,8 @@ bool Installer::must_protect_locked(PageIndex at) noexcept {
   return mapping && mapping->range.contains(at) && mapping->has(Mapping::kWritable);
 }
 
-void Installer::install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame, bool by_move) noexcept {
+void Installer::install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame, bool by_move, Pfn tag) noexcept {
+  const auto tag_of = [&](std::uint64_t k) { return tag == Pfn() ? Pfn() : tag + PageCount(k); };
   // Sources by slot: messages applied in between may drop or re-key slots, so each is looked at again by its identity.
   Pfn sources[kPagesPerHuge];
   CHECK(n <= kPagesPerHuge);
@@ -72,7 +78,7 @@ void Installer::install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame
       ++run;
     }
     const Progress put = put_locked(home, run, frame + PageCount(i), by_move, protect);
-    for (std::uint64_t k = 0; k < put.done.raw(); ++k) clear_slot_locked(home + PageCount(k));
+    for (std::uint64_t k = 0; k < put.done.raw(); ++k) clear_slot_locked(home + PageCount(k), tag_of(i + k));
     if (put.done.raw() != 0) {
       space_.mmu().wake({home, put.done});
       tries = 0;
@@ -86,7 +92,7 @@ void Installer::install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame
       continue;
     }
     const PageIndex refused = home + put.done;
-    if (settle_refused_locked(refused, frame + PageCount(i), put.error, tries)) {
+    if (settle_refused_locked(refused, frame + PageCount(i), put.error, tries, tag_of(i))) {
       space_.mmu().wake({refused, PageCount(1)});
       ++i;
       tries = 0;
@@ -94,7 +100,7 @@ void Installer::install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame
   }
 }
 
-bool Installer::settle_refused_locked(PageIndex at, Pfn frame, const Error& error, int tries) noexcept {
+bool Installer::settle_refused_locked(PageIndex at, Pfn frame, const Error& error, int tries, Pfn tag) noexcept {
   if (error.code == Errc::kExists) {
     // The slot was filled behind our back: the range was replaced, and the message about it is still to come (UA-10).
     clear_slot_locked(at);
@@ -116,7 +122,7 @@ bool Installer::settle_refused_locked(PageIndex at, Pfn frame, const Error& erro
   const Progress copied =
       space_.mmu().copy(at, space_.bytes(frame), PageCount(1), Wake::kNo, must_protect_locked(at));
   if (!copied.failed || copied.error.code == Errc::kExists) {
-    clear_slot_locked(at);
+    clear_slot_locked(at, copied.failed ? Pfn() : tag);
     return true;
   }
   if (copied.error.code == Errc::kEventPending) {

@@ -46,4 +46,7 @@ void migrate_device_pfns(AddressSpace& space, MigrateWord* src, std::uint64_t np
 void migrate_device_pages(AddressSpace& space, MigrateWord* src, MigrateWord* dst, std::uint64_t npages) noexcept;
 void migrate_device_finalize(AddressSpace& space, MigrateWord* src, MigrateWord* dst, std::uint64_t npages) noexcept;
 
+// Moves one coherent page to RAM; consumes the caller's reference in every outcome (COH-01). kBusy: it stays where it is.
+[[nodiscard]] Result<void> migrate_device_coherent_folio(AddressSpace& space, Pfn folio) noexcept;
+
 }  // namespace whimbrel

@@ -87,11 +87,11 @@ class RangeFault {
           bits = HmmPfn::kError;  // as the kernel says it
           order = 0;
         }
-      } else if (entry.is_ram()) {
+      } else if (entry.is_ram() || entry.state() == PageState::kCoherent) {
         while (r < count && runs[r].range.end() <= at) ++r;
         if (r < count && runs[r].range.contains(at) && (runs[r].kind & PageRun::kPresent) != 0) {
           bits = HmmPfn::kValid | (is_writable(runs[r], mapping) ? HmmPfn::kWrite : 0);
-          pfn = at.raw();
+          pfn = entry.is_ram() ? at.raw() : entry.pfn().raw();
           order = (runs[r].kind & PageRun::kHuge) != 0 ? kHugeOrder : 0;
         }
       }

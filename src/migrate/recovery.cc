@@ -20,7 +20,10 @@ void AddressSpace::recover_slot_locked(PageIndex at, PageEntry e) noexcept {
   switch (e.state()) {
     case PageState::kMigratingHome: {
       // The parent's thread was at it. COPY comes before the entry is cleared: present means it was done.
-      const PageEvent event = is_present(mmu_, at) ? PageEvent::kRestore : PageEvent::kReturnToDevice;
+      const PageMap* map = map_of(e.pfn());
+      const bool there = is_present(mmu_, at);
+      CHECK(there || map == nullptr || map->type() == MemoryType::kPrivate, "a coherent page was taken at the moment of fork");
+      const PageEvent event = there ? PageEvent::kRestore : PageEvent::kReturnToDevice;
       if (e.is_huge()) {
         CHECK(table_.set_huge(at.huge_base(), table_.get(at.huge_base()).after(event)).has_value());
       } else {
@@ -36,6 +39,7 @@ void AddressSpace::recover_slot_locked(PageIndex at, PageEntry e) noexcept {
       break;
     case PageState::kRam:
     case PageState::kDevice:
+    case PageState::kCoherent:
     case PageState::kPoisoned: break;
   }
   // Locks and holders' references were the parent's; only the mapping's reference is ours.
@@ -70,8 +74,8 @@ std::uint64_t AddressSpace::recover_range_locked(PageRange range) noexcept {
     if (!n || scanned <= at) break;
     for (std::size_t i = 0; i < *n; ++i) {
       if ((runs[i].kind & PageRun::kPresent) == 0) continue;
-      table_.for_each(runs[i].range, [&](PageRange where, PageEntry) {
-        touched += where.count.raw();
+      table_.for_each(runs[i].range, [&](PageRange where, PageEntry e) {
+        if (e.state() != PageState::kCoherent) touched += where.count.raw();
         return true;
       });
     }
@@ -119,7 +123,7 @@ void AddressSpace::check_invariants() noexcept {
     const Page* head = page(head_of(e.pfn()));
     CHECK(head->refs() != 0, "a slot stands for a free page");
     CHECK(e.pfn().is_device() == (e.state() == PageState::kDevice || e.state() == PageState::kMigratingHome) ||
-              e.state() == PageState::kMigratingHome,
+              e.state() == PageState::kMigratingHome || e.state() == PageState::kCoherent,
           "state and frame number disagree");
     return true;
   });

@@ -54,6 +54,11 @@ class PageMap {
   [[nodiscard]] MemoryType type() const noexcept { return type_; }
   [[nodiscard]] const void* owner() const noexcept { return owner_; }
   [[nodiscard]] PageMapOps& ops() const noexcept { return *ops_; }
+  // Coherent memory is real memory: page i of the map is frame window.first + i while the program does not map it. While
+  // the program does, the frame lies in the program, and its place here is empty. Empty for private memory.
+  [[nodiscard]] PageRange window() const noexcept { return window_; }
+  void set_window(PageRange window) noexcept { window_ = window; }
+  [[nodiscard]] PageIndex frame_of(Pfn pfn) const noexcept { return window_.first + (pfn - first_); }
 
   // The page's metadata; null when its chunk was never allocated from.
   [[nodiscard]] Page* find(Pfn pfn) noexcept;
@@ -75,6 +80,7 @@ class PageMap {
   const MemoryType type_;
   const void* const owner_;
   PageMapOps* const ops_;
+  PageRange window_;  // set once, before the first page exists
   Mutex mutex_;  // guards the creation of chunks
   SourceArray<std::atomic<Page*>> chunks_;
   std::atomic<std::uint64_t> in_use_{0};

@@ -8,6 +8,7 @@
 //    │ restore (home)                    restore (away again)                    │ ▼
 //    └───────────────── kMigratingHome ◄───────────────────────────────── ┄┄┄┄┄┄┄┘
 //   kRam ──make_exclusive──► kExclusive ──restore──► kRam        kDevice ──lose──► kPoisoned ──drop──► kRam
+//   kCommitted, kMigratingHome ──map_coherent──► kCoherent ──collect_home──► kMigratingHome     kRam ──populate_coherent──► kCoherent
 //   drop (munmap, DONTNEED): any resting state ──► kRam. A migrating state is dropped too: whoever finalizes finds the
 //   slot no longer his and frees the page.
 //
@@ -29,6 +30,7 @@ enum class PageState : std::uint8_t {
   kMigratingHome,  // frozen while it comes home, or moves from device to device; a toucher waits
   kExclusive,      // in a frame of ours, reserved for a device; a toucher revokes
   kPoisoned,       // its contents are lost; a toucher gets SIGBUS
+  kCoherent,       // present in the program, but the frame belongs to a coherent device (DM-09)
 };
 
 enum class PageEvent : std::uint8_t {
@@ -40,6 +42,8 @@ enum class PageEvent : std::uint8_t {
   kRestore,        // finalize put the page where the program can use it, or back where it was (see next())
   kReturnToDevice, // finalize of a failed return trip
   kMakeExclusive,
+  kMapCoherent,    // finalize mapped the frame of a coherent device
+  kPopulateCoherent,  // the pages step filled a hole with one
   kLose,           // the device says the contents cannot be had any more
   kDrop,           // the program unmapped or discarded the slot
 };
@@ -53,7 +57,9 @@ enum class PageEvent : std::uint8_t {
     case E::kCommit: if (state == S::kMigratingOut) return S::kCommitted; break;
     case E::kFinish: if (state == S::kCommitted || state == S::kMigratingHome) return S::kDevice; break;
     case E::kPopulate: if (state == S::kRam) return S::kDevice; break;
-    case E::kCollectHome: if (state == S::kDevice) return S::kMigratingHome; break;
+    case E::kCollectHome: if (state == S::kDevice || state == S::kCoherent) return S::kMigratingHome; break;
+    case E::kMapCoherent: if (state == S::kCommitted || state == S::kMigratingHome) return S::kCoherent; break;
+    case E::kPopulateCoherent: if (state == S::kRam) return S::kCoherent; break;
     case E::kRestore:
       if (state == S::kMigratingOut || state == S::kCommitted || state == S::kMigratingHome || state == S::kExclusive) {
         return S::kRam;

@@ -15,9 +15,10 @@ namespace {
 
 using S = PageState;
 using E = PageEvent;
-constexpr S kStates[] = {S::kRam, S::kMigratingOut, S::kCommitted, S::kDevice, S::kMigratingHome, S::kExclusive, S::kPoisoned};
+constexpr S kStates[] = {S::kRam, S::kMigratingOut, S::kCommitted, S::kDevice, S::kMigratingHome, S::kExclusive, S::kPoisoned,
+                         S::kCoherent};
 constexpr E kEvents[] = {E::kCollect, E::kCommit, E::kFinish, E::kPopulate, E::kCollectHome, E::kRestore,
-                         E::kReturnToDevice, E::kMakeExclusive, E::kLose, E::kDrop};
+                         E::kReturnToDevice, E::kMakeExclusive, E::kMapCoherent, E::kPopulateCoherent, E::kLose, E::kDrop};
 
 // The whole relation, written down a second time on purpose: an edge added or lost in next() fails here.
 TEST(PageState, ExactlyTheseTransitionsExist) {
@@ -29,7 +30,9 @@ TEST(PageState, ExactlyTheseTransitionsExist) {
       {{S::kDevice, E::kCollectHome}, S::kMigratingHome}, {{S::kDevice, E::kLose}, S::kPoisoned},
       {{S::kMigratingHome, E::kRestore}, S::kRam},       {{S::kMigratingHome, E::kReturnToDevice}, S::kDevice},
       {{S::kMigratingHome, E::kFinish}, S::kDevice},     {{S::kMigratingHome, E::kLose}, S::kPoisoned},
-      {{S::kExclusive, E::kRestore}, S::kRam},
+      {{S::kExclusive, E::kRestore}, S::kRam},           {{S::kCoherent, E::kCollectHome}, S::kMigratingHome},
+      {{S::kCommitted, E::kMapCoherent}, S::kCoherent},  {{S::kMigratingHome, E::kMapCoherent}, S::kCoherent},
+      {{S::kRam, E::kPopulateCoherent}, S::kCoherent},
   };
   for (const S state : kStates) {
     for (const E event : kEvents) {
