@@ -1,0 +1,116 @@
+// The only file that includes CLI11: it takes seconds to compile.
+#include <CLI/CLI.hpp>
+
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <string_view>
+
+#include "cli/options.h"
+
+namespace whimbrel::cli {
+namespace {
+
+constexpr const char* kVersion = "whimbrel " WHIMBREL_VERSION;
+
+constexpr const char* kRunFooter = R"(
+Sizes are bytes, or a number with K, M, G or T (powers of 1024): 64M, 1.5G.
+Without --ram, half of --total is used; without both, half of the memory that is available now.
+Without --total, only uncompressed memory is limited: the store grows as it must.
+
+The summary goes to standard error when the program has ended. whimbrel ends the way the program did: with its exit
+status, or by its signal. Its own: 2 bad command line, 125 whimbrel cannot work here, 126 the program cannot be managed,
+127 no such program.
+
+Examples:
+  whimbrel run --ram 256M -- sort -S 1G big.txt
+  whimbrel run --total 1G --device lz4 -- python3 job.py
+  whimbrel run --ram 64M --quiet --stats run.json -- redis-server)";
+
+constexpr const char* kDoctorFooter = R"(
+Exit status: 0 everything works, 1 works with restrictions, 2 cannot be used.
+
+Examples:
+  whimbrel doctor
+  whimbrel doctor /usr/bin/python3)";
+
+// CLI11 does not know that the rest of the line is another program's.
+class RunHelp : public CLI::Formatter {
+ public:
+  std::string make_usage(const CLI::App*, std::string) const override {
+    return "Usage: whimbrel run [OPTIONS] -- PROGRAM [ARGUMENTS...]\n";
+  }
+};
+
+void add_run(CLI::App& app, RunOptions& options) {
+  app.add_option("--ram", options.ram, "Most memory that may be resident and uncompressed")->type_name("SIZE");
+  app.add_option("--total", options.total, "Most memory in all: resident, store and whimbrel's own")->type_name("SIZE");
+  app.add_option("--device", options.device, "Where pages go: zstd, lz4, ram, with options as NAME,KEY=VALUE")
+      ->type_name("SPEC")
+      ->capture_default_str();
+  app.add_flag("--json", options.json, "Print the summary as one line of JSON");
+  app.add_option("--stats", options.stats, "Also write the summary, as JSON, to this file")->type_name("FILE");
+  app.add_flag("-q,--quiet", options.quiet, "Print no summary");
+  app.prefix_command();
+  app.formatter(std::make_shared<RunHelp>());
+  app.footer(kRunFooter);
+}
+
+}  // namespace
+
+CommandLine parse_command_line(int argc, char** argv) {
+  CommandLine out;
+  // What follows "--" is the program's business; the parser must not look at it.
+  int own = 0;
+  while (own < argc && std::string_view(argv[own]) != "--") ++own;
+  std::vector<std::string> command;
+  for (int i = own + 1; i < argc; ++i) command.emplace_back(argv[i]);
+
+  CLI::App app("Runs programs in less memory than they need, by keeping cold pages on a device.", "whimbrel");
+  app.set_version_flag("-V,--version", kVersion);
+  app.require_subcommand(1);
+  app.failure_message(CLI::FailureMessage::simple);
+  CLI::App* run = app.add_subcommand("run", "Run a program within a memory budget");
+  add_run(*run, out.run);
+  CLI::App* doctor = app.add_subcommand("doctor", "Tell what whimbrel can do on this machine, and for a program");
+  doctor->add_flag("--json", out.doctor.json, "Print JSON");
+  doctor->add_option("program", out.doctor.program, "Also say whether this program can be managed")->type_name("PROGRAM");
+  doctor->footer(kDoctorFooter);
+  try {
+    app.parse(own, argv);
+  } catch (const CLI::Success& asked) {  // --help, --version
+    out.status = app.exit(asked, std::cout, std::cerr);
+    return out;
+  } catch (const CLI::ParseError& error) {
+    out.status = complain(kExitUsage, error.what(), run->parsed() ? "whimbrel run --help" : "whimbrel --help");
+    return out;
+  }
+  if (run->parsed()) {
+    out.what = CommandLine::What::kRun;
+    out.run.ram_given = run->count("--ram") != 0;
+    out.run.total_given = run->count("--total") != 0;
+    out.run.command = run->remaining();
+    if (out.run.command.empty()) {
+      out.run.command = std::move(command);
+    } else if (own < argc) {  // "run sort -- file": that "--" was meant for the program
+      out.run.command.emplace_back("--");
+      out.run.command.insert(out.run.command.end(), command.begin(), command.end());
+    }
+    if (!out.run.command.empty() && out.run.command.front().starts_with("-")) {
+      out.what = CommandLine::What::kDone;
+      out.status = complain(kExitUsage, "unknown option " + out.run.command.front(), "whimbrel run --help");
+    }
+  } else {
+    out.what = CommandLine::What::kDoctor;
+  }
+  return out;
+}
+
+int complain(int status, const std::string& problem, const std::string& advice) {
+  std::string text = "whimbrel: " + problem + "\n";
+  if (!advice.empty()) text += "  next: " + advice + "\n";
+  std::fputs(text.c_str(), stderr);
+  return status;
+}
+
+}  // namespace whimbrel::cli

@@ -1,0 +1,12 @@
+#include "cli/options.h"
+
+int main(int argc, char** argv) {
+  using namespace whimbrel::cli;
+  const CommandLine line = parse_command_line(argc, argv);
+  switch (line.what) {
+    case CommandLine::What::kRun: return run_command(line.run);
+    case CommandLine::What::kDoctor: return doctor_command(line.doctor);
+    case CommandLine::What::kDone: break;
+  }
+  return line.status;
+}

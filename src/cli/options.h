@@ -1,0 +1,45 @@
+// What the command line said, as text; each command judges its own.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace whimbrel::cli {
+
+// Exit statuses of whimbrel itself; those of the program pass through.
+inline constexpr int kExitUsage = 2;           // the command line makes no sense
+inline constexpr int kExitCannotRun = 125;     // whimbrel cannot work here
+inline constexpr int kExitNotExecutable = 126; // the program exists but cannot be run under whimbrel
+inline constexpr int kExitNotFound = 127;      // there is no such program
+
+struct RunOptions {
+  std::string ram, total;
+  bool ram_given = false, total_given = false;
+  std::string device = "zstd";
+  bool json = false;
+  bool quiet = false;
+  std::string stats;                  // file for the summary as JSON; empty: none
+  std::vector<std::string> command;   // the program and its arguments
+};
+
+struct DoctorOptions {
+  bool json = false;
+  std::string program;  // empty: only the machine
+};
+
+struct CommandLine {
+  enum class What { kRun, kDoctor, kDone } what = What::kDone;
+  int status = 0;  // for kDone: help or an error has been printed
+  RunOptions run;
+  DoctorOptions doctor;
+};
+
+[[nodiscard]] CommandLine parse_command_line(int argc, char** argv);
+
+int run_command(const RunOptions& options);
+int doctor_command(const DoctorOptions& options);
+
+// Prints "whimbrel: <problem>" and, when there is one, "  next: <advice>" to standard error; returns `status`.
+int complain(int status, const std::string& problem, const std::string& advice = {});
+
+}  // namespace whimbrel::cli

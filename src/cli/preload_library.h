@@ -1,0 +1,12 @@
+// Where the library is that `run` loads into programs.
+#pragma once
+
+#include <string>
+
+namespace whimbrel::cli {
+
+// Beside this program in the build tree or an installation, or in the configured installation directory. Empty: it is
+// nowhere; `tried` then lists the places.
+[[nodiscard]] std::string find_preload_library(std::string* tried);
+
+}  // namespace whimbrel::cli

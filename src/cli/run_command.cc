@@ -1,0 +1,167 @@
+// whimbrel run: checks everything that can be checked before the program starts, starts it, and reports at the end.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+
+#include "cli/available_memory.h"
+#include "cli/device_spec.h"
+#include "cli/live_stats.h"
+#include "cli/options.h"
+#include "cli/preload_library.h"
+#include "cli/program.h"
+#include "cli/readiness.h"
+#include "cli/size_text.h"
+#include "cli/summary.h"
+#include "cli/supervisor.h"
+#include "runtime/settings.h"
+
+extern char** environ;
+
+namespace whimbrel::cli {
+namespace {
+
+// Less than this and the engine would spend its life making room for single pages.
+constexpr std::uint64_t kSmallestBudget = std::uint64_t{2} << 20;
+
+struct Limits {
+  std::uint64_t ram = 0;
+  std::uint64_t total = 0;
+};
+
+// 0, or the exit status of a complaint.
+int read_limit(const char* option, const std::string& text, bool given, std::uint64_t* out) {
+  if (!given) return 0;
+  const std::string what = std::string(option) + " " + (text.empty() ? "''" : text);
+  const std::optional<std::uint64_t> size = parse_size(text);
+  if (!size) {
+    return complain(kExitUsage, what + ": not a size", std::string("a number of bytes, or with K, M, G or T: ") + option + " 64M");
+  }
+  if (*size < kSmallestBudget) {
+    return complain(kExitUsage, what + ": too small, " + human_bytes(*size) + " is no room to work in",
+                    std::string("at least ") + option + " 2M");
+  }
+  *out = *size;
+  return 0;
+}
+
+int read_limits(const RunOptions& options, Limits* out) {
+  if (const int bad = read_limit("--ram", options.ram, options.ram_given, &out->ram)) return bad;
+  if (const int bad = read_limit("--total", options.total, options.total_given, &out->total)) return bad;
+  if (out->ram != 0 && out->total != 0 && out->total < out->ram) {
+    return complain(kExitUsage, "--total " + options.total + " is below --ram " + options.ram + ", which is a part of it",
+                    "make --total larger, or leave one of them out");
+  }
+  if (out->ram == 0 && out->total == 0) {
+    const std::uint64_t half = available_memory() / 2;
+    out->ram = half > kSmallestBudget ? half : kSmallestBudget;
+  }
+  return 0;
+}
+
+int check_program(const ProgramReport& report) {
+  switch (report.verdict) {
+    case Manageable::kYes: return 0;
+    case Manageable::kNotFound: return complain(kExitNotFound, report.reason, report.advice);
+    case Manageable::kNotExecutable:
+    case Manageable::kNo: return complain(kExitNotExecutable, report.reason, report.advice);
+  }
+  return kExitCannotRun;
+}
+
+// This process's environment with what the library needs. Ours comes first in LD_PRELOAD, so that nobody registers
+// fork handlers before us.
+std::vector<std::string> environment_for(const std::string& library, const Limits& limits, const std::string& device,
+                                         const std::string& stats) {
+  std::vector<std::string> out;
+  std::string preload = "LD_PRELOAD=" + library;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text = *entry;
+    if (text.starts_with("LD_PRELOAD=")) {
+      if (text.size() > 11) preload.append(":").append(text.substr(11));
+    } else if (!text.starts_with("WHIMBREL_RAM=") && !text.starts_with("WHIMBREL_TOTAL=") &&
+               !text.starts_with("WHIMBREL_DEVICE=") && !text.starts_with("WHIMBREL_STATS=")) {
+      out.emplace_back(text);
+    }
+  }
+  out.push_back(preload);
+  out.push_back(std::string(kEnvRam) + "=" + std::to_string(limits.ram));
+  out.push_back(std::string(kEnvTotal) + "=" + std::to_string(limits.total));
+  out.push_back(std::string(kEnvDevice) + "=" + device);
+  out.push_back(std::string(kEnvStats) + "=" + stats);
+  return out;
+}
+
+// Opened before the program starts: an unwritable place is a mistake to hear of now, not after an hour.
+int open_report(const std::string& path, int* fd) {
+  if (path.empty()) return 0;
+  *fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (*fd >= 0) return 0;
+  return complain(kExitUsage, "--stats " + path + ": " + std::strerror(errno), "name a file that can be written");
+}
+
+void write_report(int fd, const std::string& text) {
+  const char* at = text.data();
+  for (std::size_t left = text.size(); left != 0;) {
+    const ssize_t done = write(fd, at, left);
+    if (done < 0 && errno == EINTR) continue;
+    if (done <= 0) {
+      complain(0, std::string("the statistics could not be written: ") + std::strerror(errno));
+      break;
+    }
+    at += done;
+    left -= static_cast<std::size_t>(done);
+  }
+  close(fd);
+}
+
+}  // namespace
+
+int run_command(const RunOptions& options) {
+  if (options.command.empty()) return complain(kExitUsage, "no program given", "whimbrel run --ram 64M -- PROGRAM ARGUMENTS");
+  Limits limits;
+  if (const int bad = read_limits(options, &limits)) return bad;
+  std::string problem, advice;
+  if (!check_device_spec(options.device, &problem, &advice)) return complain(kExitUsage, problem, advice);
+  const ProgramReport program = inspect_program(options.command.front());
+  if (const int bad = check_program(program)) return bad;
+  if (!ready_to_run(&problem, &advice)) return complain(kExitCannotRun, problem, advice);
+  const std::string library = find_preload_library(&problem);
+  if (library.empty()) {
+    return complain(kExitCannotRun, "libwhimbrel-preload.so is not there (tried " + problem + ")",
+                    "install whimbrel again, library and program together");
+  }
+  int report = -1;
+  if (const int bad = open_report(options.stats, &report)) return bad;
+  LiveStats live;
+  if (!live.create({limits.ram, limits.total, options.device.c_str()}, &problem)) {
+    return complain(kExitCannotRun, problem, "set XDG_RUNTIME_DIR to a directory of yours");
+  }
+
+  const Launch launch{program.path, options.command, environment_for(library, limits, options.device, live.path())};
+  Summary summary;
+  summary.end = run_program(launch, [&live] { live.print_messages(); });
+  if (summary.end.start_error != 0) {
+    return complain(summary.end.start_error == ENOENT ? kExitNotFound : kExitNotExecutable,
+                    program.path + ": " + std::strerror(summary.end.start_error), "run it without whimbrel to see whether it starts");
+  }
+  live.print_messages();
+  StatsFile::Totals totals;
+  live.file().totals(totals);
+  summary.totals = &totals;
+  summary.ram_limit_bytes = limits.ram;
+  summary.total_limit_bytes = limits.total;
+  summary.device = options.device;
+  summary.program = options.command.front();
+  const std::string json = to_json(summary);
+  if (report >= 0) write_report(report, json);
+  if (!options.quiet) std::fputs(options.json ? json.c_str() : describe(summary).c_str(), stderr);
+  live.remove();
+  end_like(summary.end);
+}
+
+}  // namespace whimbrel::cli

@@ -1,0 +1,195 @@
+#include "runtime/engine.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "linux/sys.h"
+
+namespace whimbrel {
+namespace {
+
+constexpr std::int64_t kMillisecond = 1'000'000;
+// A program cannot fill memory faster than this, so a look at its size is not due before.
+constexpr std::uint64_t kFastestGrowthPerMillisecond = std::uint64_t{4} << 20;
+constexpr std::int64_t kShortestLook = kMillisecond;
+constexpr std::int64_t kLongestLook = 50 * kMillisecond;
+// A child usually becomes another program at once: not worth a look before.
+constexpr std::int64_t kFirstLookInChild = 10 * kMillisecond;
+// While working: new mappings are noticed by the growth of the address space, far cheaper than by walking them.
+constexpr std::int64_t kGrowthLook = 2 * kMillisecond;
+
+// Where counters go when there is no statistics file, or no room in it.
+StatsSlot g_private_slot;
+
+}  // namespace
+
+void Engine::forbid(PageRange range) noexcept {
+  CHECK(forbidden_count_ < kMostForbidden);
+  forbidden_[forbidden_count_++] = range;
+}
+
+Result<void> Engine::start(const Settings& settings) noexcept {
+  settings_ = settings;
+  if (settings_.stats[0] != 0) {
+    const Result<StatsFile> file = StatsFile::open(settings_.stats);
+    if (file) file_ = *file;  // without it nobody reads our numbers; the program runs all the same
+  }
+  open_slot();
+  const Result<void> memory = tables_.open({});
+  if (!memory) return memory;
+  threads_ = make_from<RawEngineThreads>(tables_, tables_, EngineThreadOptions{});
+  if (threads_ == nullptr) return fail(Errc::kNoMemory, 0, "engine threads");
+  phase_.store(Phase::kWaiting, std::memory_order_release);
+  const Result<int> thread = threads_->start_first(&Engine::background_entry, this);
+  if (thread) return {};
+  phase_.store(Phase::kOff, std::memory_order_release);
+  slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
+  say("no thread could be started; this process runs without a budget");
+  return std::unexpected(thread.error());
+}
+
+void Engine::open_slot() noexcept {
+  slot_ = &g_private_slot;
+  if (!file_) return;
+  StatsSlot* slot = file_.claim(static_cast<std::uint32_t>(sys::getpid()), static_cast<std::uint32_t>(sys::getppid()),
+                                clock_.now_ns());
+  if (slot != nullptr) slot_ = slot;
+  char name[16] = {};
+  if (const Result<std::size_t> got = sys::read_text("/proc/thread-self/comm", name, sizeof name); got) {
+    for (std::size_t i = 0; i < *got && name[i] != '\n'; ++i) slot_->name[i].store(name[i], std::memory_order_relaxed);
+  }
+}
+
+void Engine::say(const char* text, const char* detail, const char* more) const noexcept {
+  char line[248];
+  std::size_t used = 0;
+  for (const char* part : {text, detail, more}) {
+    for (; *part != 0 && used + 1 < sizeof line; ++part) line[used++] = *part;
+  }
+  line[used] = 0;
+  if (file_) file_.post(static_cast<std::uint32_t>(sys::getpid()), line);
+}
+
+std::uint64_t Engine::start_threshold() const noexcept {
+  const std::uint64_t none = ~std::uint64_t{0};
+  return std::min(settings_.ram_bytes != 0 ? settings_.ram_bytes : none,
+                  settings_.total_bytes != 0 ? settings_.total_bytes : none) / 2;
+}
+
+void Engine::background_entry(void* self) noexcept { static_cast<Engine*>(self)->background(); }
+
+void Engine::background() noexcept {
+  if (!gauge_.open()) {
+    phase_.store(Phase::kOff, std::memory_order_release);
+    slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
+    say("/proc is not readable here; this process runs without a budget");
+    return;
+  }
+  if (take_over_now_) {
+    take_over_now_ = false;
+    const ChildResult result = take_over_in_child();
+    child_result_.store(result, std::memory_order_release);
+    child_event_.advance();
+    if (result != ChildResult::kReady) return;  // the forking thread stops the process
+  } else if (!wait_for_need()) {
+    return;
+  }
+  work();
+}
+
+// Sleeps until the process has grown to half of its budget, then brings the engine up. False: it could not be done.
+bool Engine::wait_for_need() noexcept {
+  const std::uint64_t threshold = start_threshold();
+  std::int64_t pause = asleep_ ? kFirstLookInChild : 0;
+  for (;;) {
+    const std::uint32_t seen = nudge_.value();
+    if (pause != 0) nudge_.wait(seen, pause);
+    const Result<MemoryGauge::Reading> now = gauge_.read();
+    if (!now) return false;
+    const std::uint64_t used = now->anonymous_bytes;
+    slot_->anonymous_bytes.store(used, std::memory_order_relaxed);
+    if (slot_->pager.peak_resident_pages.load(std::memory_order_relaxed) < used / kPageSize) {
+      slot_->pager.peak_resident_pages.store(used / kPageSize, std::memory_order_relaxed);
+    }
+    if (used < threshold) {
+      const std::uint64_t left = (threshold - used) / kFastestGrowthPerMillisecond;
+      pause = std::clamp(static_cast<std::int64_t>(left) * kMillisecond, kShortestLook, kLongestLook);
+      continue;
+    }
+    const GateSection section(bring_up_gate_);
+    if (!section) {  // a fork is under way
+      pause = kShortestLook;
+      continue;
+    }
+    const Result<void> up = bring_up();
+    if (up) return true;
+    phase_.store(Phase::kOff, std::memory_order_release);
+    slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
+    say("this process runs without a budget: ", errc_name(up.error().code), up.error().where);
+    return false;
+  }
+}
+
+void Engine::work() noexcept {
+  std::uint64_t mapped = 0;
+  for (;;) {
+    const std::uint32_t seen = pager_->wake_event().value();
+    std::int64_t pause = pager_->background_step();
+    publish();
+    tell_notices();
+    while (pause > 0) {
+      const std::int64_t slice = std::min(pause, kGrowthLook);
+      pager_->wake_event().wait(seen, slice);
+      if (pager_->wake_event().value() != seen) break;
+      pause -= slice;
+      const Result<MemoryGauge::Reading> now = gauge_.read();
+      if (!now || now->mapped_bytes <= mapped) continue;
+      // A new or larger mapping: have it watched before much of it has been filled.
+      mapped = now->mapped_bytes;
+      (void)pager_->scan_step();
+    }
+    if (const Result<MemoryGauge::Reading> now = gauge_.read(); now) mapped = now->mapped_bytes;
+  }
+}
+
+void Engine::publish() noexcept {
+  constexpr auto kRelaxed = std::memory_order_relaxed;
+  const DeviceStats device = device_->stats();
+  slot_->stored_pages.store(device.stored_pages, kRelaxed);
+  slot_->compressed_bytes.store(device.compressed_bytes, kRelaxed);
+  slot_->held_bytes.store(device.held_bytes, kRelaxed);
+  if (device.stored_pages > slot_->peak.stored_pages.load(kRelaxed)) {
+    slot_->peak.stored_pages.store(device.stored_pages, kRelaxed);
+    slot_->peak.compressed_bytes.store(device.compressed_bytes, kRelaxed);
+    slot_->peak.held_bytes.store(device.held_bytes, kRelaxed);
+  }
+  slot_->updated_ns.store(static_cast<std::uint64_t>(clock_.now_ns()), kRelaxed);
+}
+
+void Engine::tell_notices() noexcept {
+  const std::uint32_t notices = pager_->take_notices();
+  if (notices == 0) return;
+  const auto raised = [notices](Pager::Notice n) { return (notices & static_cast<std::uint32_t>(n)) != 0; };
+  if (raised(Pager::Notice::kDeviceFull)) {
+    say("the device is full: pages stay in RAM and the budget cannot be held; next: give the device more room");
+  }
+  if (raised(Pager::Notice::kDeviceError)) say("the device fails to store: pages stay in RAM, nothing is lost");
+  if (raised(Pager::Notice::kLoadError)) say("the device failed to give contents back: that access got SIGBUS");
+  if (raised(Pager::Notice::kCannotFit)) {
+    char digits[24];
+    std::size_t at = sizeof digits - 1;
+    digits[at] = 0;
+    for (std::uint64_t n = (pager_->bytes_that_would_do() >> 20) + 1; n != 0; n /= 10) {
+      digits[--at] = static_cast<char>('0' + n % 10);
+    }
+    say("the data does not fit into --total even when compressed; next: --total ", digits + at, "M would do");
+  }
+  if (raised(Pager::Notice::kTooManyMappings)) say("the kernel refuses to watch more mappings; next: raise vm.max_map_count");
+  if (raised(Pager::Notice::kNothingMoves)) {
+    say("over the budget, and all that is left is locked, shared with a forked process, or in use by devices");
+  }
+}
+
+}  // namespace whimbrel

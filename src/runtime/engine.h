@@ -1,0 +1,123 @@
+// Engine: whimbrel inside one process that knows nothing of it. Puts the concrete pieces together, runs their threads
+// and carries them over a fork.
+//
+// Life:
+//   1. start(): one sleeping thread that looks at the size of the process now and then.
+//   2. At half the budget it brings the engine up: userfaultfd, address space, device, pager, fault thread. From then on
+//      it is the background thread. When that cannot be done the process goes on unmanaged, and a message says so.
+//   3. fork: prepare_fork() stops what changes things; the parent goes on; the child takes over what it inherited
+//      before any of its memory is touched. A child with nothing away starts again at 1, with its pieces asleep.
+//   4. Nothing at exit: the kernel takes everything at once.
+//
+// Threads. start() and the fork calls come from threads of the program, everything else happens on two engine threads.
+// Program threads take no engine lock: they may fault while they hold it. They wait on counters only.
+//
+// One object per process, in static memory that the pager leaves alone, never destroyed.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <span>
+
+#include "base/mutex.h"
+#include "linux/clock.h"
+#include "linux/raw_engine_threads.h"
+#include "linux/reservation.h"
+#include "linux/userfault_mmu.h"
+#include "migrate/fault.h"
+#include "pager/footprint.h"
+#include "pager/pager.h"
+#include "pager/park_gate.h"
+#include "port/device.h"
+#include "runtime/memory_gauge.h"
+#include "runtime/settings.h"
+#include "runtime/stats_file.h"
+
+namespace whimbrel {
+
+class Engine final : private Footprint {
+ public:
+  constexpr Engine() noexcept = default;
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Address ranges that no engine may ever move, besides its own memory: data of the library and of those it relies on.
+  static constexpr std::size_t kMostForbidden = 16;
+  void forbid(PageRange range) noexcept;
+
+  // Once. An error leaves the process as it is, unmanaged.
+  [[nodiscard]] Result<void> start(const Settings& settings) noexcept;
+
+  // Around fork(), on the forking thread. After prepare_fork() nothing leaves RAM until one of the others is called;
+  // faults are served all the time.
+  void prepare_fork() noexcept;
+  void after_fork_in_parent() noexcept;
+  // Must be the first code in the child that touches memory of the program. Stops the process when memory that was away
+  // cannot be had there.
+  void after_fork_in_child() noexcept;
+  // Whether anything may be away: what a fork has to be careful about.
+  [[nodiscard]] bool is_moving() const noexcept { return phase_.load(std::memory_order_acquire) == Phase::kRunning; }
+
+ private:
+  enum class Phase : std::uint32_t {
+    kOff,        // not started, or given up
+    kWaiting,    // one thread watches the size of the process
+    kRunning,    // both threads work
+  };
+  enum class ChildResult : std::uint32_t { kPending, kReady, kNoUserfault, kTouched, kNoThread };
+
+  // ---- background thread (engine.cc) ----
+  static void background_entry(void* self) noexcept;
+  void background() noexcept;
+  [[nodiscard]] bool wait_for_need() noexcept;
+  void work() noexcept;
+  void publish() noexcept;
+  void tell_notices() noexcept;
+  void say(const char* text, const char* detail = "", const char* more = "") const noexcept;
+  void open_slot() noexcept;
+  [[nodiscard]] std::uint64_t start_threshold() const noexcept;
+
+  // ---- putting the pieces together, on the background thread (engine_assembly.cc) ----
+  [[nodiscard]] Result<void> bring_up() noexcept;
+  [[nodiscard]] Result<void> make_pieces() noexcept;
+  [[nodiscard]] Result<void> make_pager() noexcept;
+  [[nodiscard]] Result<void> start_fault_thread() noexcept;
+  static void fault_entry(void* self) noexcept;
+  [[nodiscard]] std::uint64_t own_bytes() const noexcept override { return tables_.bytes_in_use(); }
+
+  // ---- fork (engine_fork.cc) ----
+  [[nodiscard]] ChildResult take_over_in_child() noexcept;
+  void wait_for_take_over() noexcept;
+  [[noreturn]] void stop_child(ChildResult why) const noexcept;
+
+  Settings settings_;
+  StatsFile file_;
+  StatsSlot* slot_ = nullptr;  // never null once started
+  PageRange forbidden_[kMostForbidden] = {};
+  std::size_t forbidden_count_ = 0;
+
+  SystemClock clock_;
+  Reservation tables_;  // everything but the device's contents
+  Reservation store_;   // the device's contents
+  MemoryGauge gauge_;
+  RawEngineThreads* threads_ = nullptr;
+
+  std::atomic<Phase> phase_{Phase::kOff};
+  ParkGate bring_up_gate_;    // a fork does not fall into the middle of bring_up()
+  Event nudge_;               // ends the wait of the waiting phase early
+
+  // Made by bring_up(), constant afterwards, inherited by children.
+  UserfaultMmu* mmu_ = nullptr;
+  AddressSpace* space_ = nullptr;
+  Device* device_ = nullptr;
+  Pager* pager_ = nullptr;
+  FaultService* faults_ = nullptr;
+  bool asleep_ = false;  // in a child: the pieces are inherited, but not yet taken over
+
+  // In a child.
+  bool take_over_now_ = false;
+  std::atomic<ChildResult> child_result_{ChildResult::kPending};
+  Event child_event_;
+};
+
+}  // namespace whimbrel

@@ -1,0 +1,77 @@
+// Engine: putting the pieces together. On the background thread, when the process has grown to half its budget.
+#include <new>
+
+#include "devices/compressed_device.h"
+#include "devices/ram_device.h"
+#include "runtime/engine.h"
+
+namespace whimbrel {
+
+Result<void> Engine::bring_up() noexcept {
+  if (asleep_) {  // inherited: nothing is away, so nobody can have touched too early
+    const ChildResult result = take_over_in_child();
+    if (result != ChildResult::kReady) return fail(Errc::kNotPermitted, 0, "userfaultfd in a forked child");
+    asleep_ = false;
+    return {};
+  }
+  Result<void> done = make_pieces();
+  if (done) done = make_pager();
+  if (done) done = start_fault_thread();
+  if (!done) return done;
+  slot_->mode.store(EngineMode::kManaged, std::memory_order_relaxed);
+  phase_.store(Phase::kRunning, std::memory_order_release);
+  return {};
+}
+
+Result<void> Engine::make_pieces() noexcept {
+  if (!store_.range().empty()) return fail(Errc::kInvalid);  // brought up once
+  if (const Result<void> opened = store_.open({.huge_pages = false}); !opened) return opened;
+  UserfaultMmu::Options options;
+  options.visibility = Visibility::kPrivate;
+  options.allow_user_mode_only = false;  // the program's system calls would fail on memory that is away
+  const Result<UserfaultMmu*> mmu = UserfaultMmu::create(tables_, options);
+  if (!mmu) return std::unexpected(mmu.error());
+  mmu_ = *mmu;
+  const Result<AddressSpace*> space = AddressSpace::create(*mmu_, tables_, clock_, AddressSpace::Config{});
+  if (!space) return std::unexpected(space.error());
+  space_ = *space;
+  CompressedDevice::Options device_options;
+  device_options.clock = &clock_;
+  const Result<CompressedDevice*> device = CompressedDevice::create(store_, device_options);
+  if (!device) return std::unexpected(device.error());
+  device_ = *device;
+  return {};
+}
+
+Result<void> Engine::make_pager() noexcept {
+  PagerConfig config;
+  config.ram_bytes = settings_.ram_bytes;
+  config.total_bytes = settings_.total_bytes;
+  config.stats = &slot_->pager;
+  config.footprint = this;
+  const Result<Pager*> pager = Pager::create(*space_, *device_, config);
+  if (!pager) return std::unexpected(pager.error());
+  pager_ = *pager;
+  bool room = pager_->exclude(tables_.range()) && pager_->exclude(store_.range()) && pager_->exclude(mmu_->window_range());
+  for (std::size_t i = 0; i < forbidden_count_; ++i) room = room && pager_->exclude(forbidden_[i]);
+  if (!room) return fail(Errc::kNoMemory, 0, "excluded ranges");
+  faults_ = make_from<FaultService>(tables_, *space_, pager_, nullptr);
+  if (faults_ == nullptr) return fail(Errc::kNoMemory, 0, "fault service");
+  return {};
+}
+
+Result<void> Engine::start_fault_thread() noexcept {
+  const Result<int> thread = threads_->start_another(&Engine::fault_entry, this);
+  if (!thread) return std::unexpected(thread.error());
+  return {};
+}
+
+void Engine::fault_entry(void* self) noexcept {
+  auto* engine = static_cast<Engine*>(self);
+  for (;;) {
+    (void)engine->mmu_->wait_for_message(-1);
+    (void)engine->faults_->run_once();
+  }
+}
+
+}  // namespace whimbrel

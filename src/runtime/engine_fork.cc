@@ -1,0 +1,109 @@
+// Engine: fork. The child inherits every table and every stored page, but no thread, no descriptor and no watched
+// memory; all three must be there before it touches anything that is away.
+#include <sys/syscall.h>
+
+#include <csignal>
+#include <cstring>
+
+#include "base/check.h"
+#include "linux/sys.h"
+#include "runtime/engine.h"
+
+namespace whimbrel {
+
+void Engine::prepare_fork() noexcept {
+  if (phase_.load(std::memory_order_acquire) == Phase::kOff) return;
+  bring_up_gate_.close();
+  if (!is_moving()) return;
+  pager_->park();
+  device_->prepare_fork();
+}
+
+void Engine::after_fork_in_parent() noexcept {
+  const Phase phase = phase_.load(std::memory_order_acquire);
+  if (phase == Phase::kOff) return;
+  if (phase == Phase::kRunning) {
+    device_->after_fork_in_parent();
+    pager_->mark_shared_after_fork();
+    pager_->unpark();
+  }
+  bring_up_gate_.open();
+}
+
+void Engine::after_fork_in_child() noexcept {
+  const Phase phase = phase_.load(std::memory_order_acquire);
+  if (phase == Phase::kOff) return;
+  // Locks that threads of the parent may have held.
+  tables_.reset_after_fork();
+  store_.reset_after_fork();
+  bring_up_gate_.reset_in_child();
+  nudge_.reset_after_fork();
+  child_event_.reset_after_fork();
+  gauge_.forget();
+  threads_->forget_after_fork();
+  open_slot();
+  if (phase == Phase::kRunning) {
+    mmu_->reset_after_fork();
+    device_->after_fork_in_child();
+    space_->mutex().reset_after_fork();
+    MutexLock hold(space_->mutex());
+    take_over_now_ = space_->table().used_pages() != 0;
+    asleep_ = !take_over_now_;
+    phase_.store(Phase::kWaiting, std::memory_order_release);
+  }
+  child_result_.store(ChildResult::kPending, std::memory_order_relaxed);
+  const bool must_wait = take_over_now_;
+  const Result<int> thread = threads_->start_first(&Engine::background_entry, this);
+  if (!thread) {
+    phase_.store(Phase::kOff, std::memory_order_release);
+    slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
+    if (must_wait) stop_child(ChildResult::kNoThread);
+    return;
+  }
+  if (must_wait) wait_for_take_over();
+}
+
+// On the child's background thread: fresh descriptors, everything away watched again, tables put right.
+Engine::ChildResult Engine::take_over_in_child() noexcept {
+  if (!mmu_->reopen_in_child()) return ChildResult::kNoUserfault;
+  if (space_->recover_in_child() != 0) return ChildResult::kTouched;
+  pager_->reset_in_child(&slot_->pager);
+  slot_->mode.store(EngineMode::kManaged, std::memory_order_relaxed);
+  phase_.store(Phase::kRunning, std::memory_order_release);
+  return start_fault_thread() ? ChildResult::kReady : ChildResult::kNoThread;
+}
+
+// The forking thread's stack is resident (it was touched just before the fork), engine memory always is.
+void Engine::wait_for_take_over() noexcept {
+  for (;;) {
+    const std::uint32_t seen = child_event_.value();
+    const ChildResult result = child_result_.load(std::memory_order_acquire);
+    if (result == ChildResult::kReady) return;
+    if (result != ChildResult::kPending) stop_child(result);
+    child_event_.wait(seen);
+  }
+}
+
+void Engine::stop_child(ChildResult why) const noexcept {
+  const char* text = "a forked process was stopped: ";
+  const char* reason = "";
+  switch (why) {
+    case ChildResult::kNoUserfault:
+      reason = "userfaultfd is not allowed there, so its memory cannot be brought home; see: whimbrel doctor";
+      break;
+    case ChildResult::kTouched:
+      reason = "memory that was away was touched before whimbrel could take over (a fork behind libc's back?)";
+      break;
+    case ChildResult::kNoThread: reason = "no thread could be started; check ulimit -u"; break;
+    case ChildResult::kPending:
+    case ChildResult::kReady: CHECK(false, "nothing to stop for");
+  }
+  say(text, reason);
+  if (!file_) {
+    for (const char* part : {"whimbrel: ", text, reason, "\n"}) (void)sys::write(2, part, std::strlen(part));
+  }
+  sys::call(SYS_kill, sys::getpid(), SIGKILL);
+  for (;;) sys::call(SYS_exit_group, 137);
+}
+
+}  // namespace whimbrel
