@@ -1,6 +1,8 @@
 #include "sim/scheduler.h"
 
 #include <algorithm>
+#include <cstdarg>
+#include <cstdio>
 #include <limits>
 
 #include "base/check.h"
@@ -151,6 +153,18 @@ bool Scheduler::move_time_on() {
 
 bool Scheduler::workers_left() const {
   return std::any_of(tasks_.begin(), tasks_.end(), [](const auto& task) { return task->role == Role::kWorker; });
+}
+
+void Scheduler::note(const char* format, ...) {
+  if (!traces_) return;
+  const Task* running = current_ != nullptr ? current_->running_ : nullptr;
+  std::fprintf(stderr, "%6llu %-14s ", static_cast<unsigned long long>(current_ != nullptr ? current_->steps_ : 0),
+               running != nullptr ? running->name.c_str() : "-");
+  va_list arguments;
+  va_start(arguments, format);
+  std::vfprintf(stderr, format, arguments);
+  va_end(arguments);
+  std::fputc('\n', stderr);
 }
 
 std::string Scheduler::describe() const {

@@ -55,6 +55,11 @@ class Scheduler final : public BlockingHook {
   [[nodiscard]] bool in_fiber() const { return running_ != nullptr; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
 
+  // Writes every note() to standard error with step and thread: to look at one world.
+  static void trace(bool on) { traces_ = on; }
+  static bool traces() { return traces_; }
+  static void note(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
   // ---- from within a fiber ---------------------------------------------------------------------------------
   // Others may go on here.
   void point();
@@ -90,6 +95,7 @@ class Scheduler final : public BlockingHook {
   [[nodiscard]] bool workers_left() const;
 
   static inline Scheduler* current_ = nullptr;
+  static inline bool traces_ = false;
 
   Choices& choices_;
   SimClock& clock_;

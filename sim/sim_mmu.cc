@@ -77,6 +77,7 @@ std::optional<Error> SimMmu::refusal(std::span<const Errc> possible, const char*
     error = failures_->next(possible);
   }
   if (!error) return std::nullopt;
+  Scheduler::note("%s refused: %s", where, errc_name(*error));
   // Whoever is told to try again must not be the only one who runs.
   if (Scheduler* scheduler = Scheduler::current(); scheduler != nullptr) scheduler->yield();
   return Error{*error, 0, where};
@@ -132,6 +133,8 @@ Result<std::size_t> SimMmu::scan(PageRange range, std::span<PageRun> out, PageIn
 
 Result<void> SimMmu::watch(PageRange range) noexcept {
   enter();
+  Scheduler::note("watch %#llx+%llu", static_cast<unsigned long long>(range.first.raw()),
+                  static_cast<unsigned long long>(range.count.raw()));
   if (const auto error = refusal(kWatchErrors, "sim watch", false)) return std::unexpected(*error);
   bool any = false;
   for (Vma* vma = space_->find_at_or_above(range.first); vma != nullptr && vma->range.first < range.end();
@@ -200,6 +203,8 @@ Result<void> SimMmu::poison(PageRange range) noexcept {
 
 void SimMmu::wake(PageRange range) noexcept {
   enter();
+  Scheduler::note("wake %#llx+%llu", static_cast<unsigned long long>(range.first.raw()),
+                  static_cast<unsigned long long>(range.count.raw()));
   userfault_.wake(range);
   leave();
 }
@@ -327,6 +332,13 @@ void SimMmu::interrupt() noexcept {
 std::size_t SimMmu::read_messages(std::span<Message> out) noexcept {
   enter();
   const std::size_t count = userfault_.read(out);
+  for (std::size_t i = 0; i < count && Scheduler::traces(); ++i) {
+    static const char* const kNames[] = {"fault", "remap", "remove", "unmap", "fork"};
+    const PageIndex page = out[i].kind == Message::Kind::kFault ? PageIndex::of(out[i].address) : out[i].range.first;
+    Scheduler::note("reads %s %#llx+%llu", kNames[static_cast<int>(out[i].kind)],
+                    static_cast<unsigned long long>(page.raw()),
+                    static_cast<unsigned long long>(out[i].range.count.raw()));
+  }
   if (!options_.abilities.thread_id) {
     for (Message& message : out.first(count)) message.thread = 0;
   }

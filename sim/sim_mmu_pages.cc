@@ -31,6 +31,14 @@ std::byte* take_window_memory(std::uint64_t bytes) {
   return static_cast<std::byte*>(memory);
 }
 
+void note_progress(const char* what, PageRange range, const Progress& progress) {
+  if (!Scheduler::traces()) return;
+  Scheduler::note("%s to %#llx+%llu: %llu done%s%s", what, static_cast<unsigned long long>(range.first.raw()),
+                  static_cast<unsigned long long>(range.count.raw()),
+                  static_cast<unsigned long long>(progress.done.raw()), progress.failed ? ", then " : "",
+                  progress.failed ? errc_name(progress.error.code) : "");
+}
+
 bool is_zero(const std::byte* page) {
   return page[0] == std::byte{0} && std::memcmp(page, page + 1, kPageSize - 1) == 0;
 }
@@ -78,6 +86,7 @@ Progress SimMmu::over_pages(PageRange destination, Wake wake, std::span<const Er
     progress.error = Error{*injected, 0, where};
   }
   progress.done = PageCount(done);
+  note_progress(where, destination, progress);
   if (wake == Wake::kYes && done > 0) userfault_.wake({destination.first, progress.done});
   return progress;
 }
@@ -163,7 +172,8 @@ Result<std::uint64_t> SimMmu::move_huge(PageIndex to, PageIndex from) {
 }
 
 void SimMmu::put(PageIndex page, Slot slot) {
-  if (slot.frame != nullptr && slot.kind == Slot::Kind::kFrame) {
+  if (slot.frame != nullptr) {
+    // Swapped contents as well: whoever reads the window finds them there.
     slot.frame->take_back();
     if (std::byte* memory = memory_of(page); memory != nullptr) slot.frame->lend(memory);
   }

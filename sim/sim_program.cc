@@ -40,6 +40,7 @@ Access SimProgram::touch(std::uint32_t thread, VirtualAddress address, bool writ
     message.write_protect = access == Access::kWriteProtected;
     message.thread = thread;
     message.address = address;
+    Scheduler::note("faults at %#llx", static_cast<unsigned long long>(address.raw()));
     const SimUserfault::Ticket ticket = mmu_.userfault().park(message);
     mmu_.userfault().wait_until_woken(ticket);
     if (!mmu_.userfault().ended_by_bus_error(ticket)) continue;
@@ -54,6 +55,8 @@ Access SimProgram::read(std::uint32_t thread, VirtualAddress address, std::uint6
   const Access access = touch(thread, address, false);
   if (access != Access::kDone) return access;
   mmu_.space().peek(PageIndex::of(address), address.raw() & (kPageSize - 1), word, sizeof *word);
+  Scheduler::note("read %#llx: %llu", static_cast<unsigned long long>(address.raw()),
+                  static_cast<unsigned long long>(*word));
   const std::string wrong = model_.check_read(address, *word);
   if (!wrong.empty()) report("read", address, "got " + std::to_string(*word) + ", " + wrong);
   return access;
@@ -64,6 +67,8 @@ Access SimProgram::write(std::uint32_t thread, VirtualAddress address, std::uint
   const Access access = touch(thread, address, true);
   if (access != Access::kDone) return access;
   mmu_.space().poke(PageIndex::of(address), address.raw() & (kPageSize - 1), &word, sizeof word);
+  Scheduler::note("wrote %#llx: %llu", static_cast<unsigned long long>(address.raw()),
+                  static_cast<unsigned long long>(word));
   if (model_.allows(address, true)) model_.write(address, word);
   return access;
 }
@@ -76,11 +81,14 @@ void SimProgram::begin_change() {
 void SimProgram::publish_and_wait(SimUserfault::Ticket change, const Message& event) {
   // The change is done and the lock is given up, but nobody can read about it yet.
   point();
+  Scheduler::note("publishes its event");
   mmu_.userfault().publish(change, event);
   mmu_.userfault().wait_until_read(change);
 }
 
 void SimProgram::unmap_step(PageRange range) {
+  Scheduler::note("unmaps %#llx+%llu", static_cast<unsigned long long>(range.first.raw()),
+                  static_cast<unsigned long long>(range.count.raw()));
   mmu_.space().unmap(range);
   model_.unmap(range);
 }
@@ -143,6 +151,8 @@ Result<void> SimProgram::mremap(PageRange from, PageIndex to, bool keep_source) 
   unmap_step(destination);
   CHECK(space.move_mapping(from, to, keep_source).has_value());
   model_.move(from, to, keep_source);
+  Scheduler::note("moved %#llx+%llu to %#llx", static_cast<unsigned long long>(from.first.raw()),
+                  static_cast<unsigned long long>(from.count.raw()), static_cast<unsigned long long>(to.raw()));
   Message event;
   event.kind = Message::Kind::kUnmap;
   event.range = destination;
@@ -173,6 +183,8 @@ Result<void> SimProgram::dontneed(PageRange range) {
   model_.discard_begins(range);
   PageIndex done = range.first;
   auto result = mmu_.discard_pages(range, [&](PageRange part) {
+    Scheduler::note("drops %#llx+%llu", static_cast<unsigned long long>(part.first.raw()),
+                    static_cast<unsigned long long>(part.count.raw()));
     mmu_.zap(part);
     model_.discard_cancelled(PageRange::between(done, part.first));
     model_.discard_ends(part);

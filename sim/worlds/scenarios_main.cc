@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -29,15 +30,13 @@ struct Arguments {
   std::vector<std::uint32_t> replay;
 };
 
-// What the child tells, also when it dies.
+// What the child tells, also when it dies: totals, and the scenario and choices it is at.
 struct Shared {
-  std::uint64_t worlds;
-  std::uint64_t steps;
-  std::uint64_t longest;
+  std::size_t scenario;
+  std::uint64_t worlds, steps, longest, complete, failed;
+  std::uint64_t worlds_of_scenario;
   std::uint32_t trace_length;
   std::uint32_t trace[4096];
-  char verdict[4096];
-  bool complete;
 };
 
 World::Options options_of(const Arguments& arguments) {
@@ -47,30 +46,31 @@ World::Options options_of(const Arguments& arguments) {
   return options;
 }
 
-void explore(const Scenario& scenario, const Arguments& arguments, double seconds, Shared& shared) {
+// Empty when every world was right.
+std::string explore(const Scenario& scenario, const Arguments& arguments, double seconds, Shared& shared) {
   const auto start = std::chrono::steady_clock::now();
   Choices choices = arguments.replays ? Choices::replay(arguments.replay) : Choices::exhaustive();
+  choices.set_trace_observer([&shared](std::size_t at, std::uint32_t answer) {
+    if (at >= std::size(shared.trace)) return;
+    shared.trace[at] = answer;
+    shared.trace_length = static_cast<std::uint32_t>(at + 1);
+  });
+  shared.worlds_of_scenario = 0;
   while (choices.next()) {
-    World world(choices, options_of(arguments));
-    choices.set_trace_observer([&shared](std::size_t at, std::uint32_t answer) {
-      if (at >= std::size(shared.trace)) return;
-      shared.trace[at] = answer;
-      shared.trace_length = static_cast<std::uint32_t>(at + 1);
-    });
     shared.trace_length = 0;
+    World world(choices, options_of(arguments));
     scenario.build(world);
     world.run();
     ++shared.worlds;
+    ++shared.worlds_of_scenario;
     shared.steps += world.steps();
-    if (world.steps() > shared.longest) shared.longest = world.steps();
-    if (!world.verdict().empty()) {
-      std::snprintf(shared.verdict, sizeof shared.verdict, "%s", world.verdict().c_str());
-      return;
-    }
+    shared.longest = std::max(shared.longest, world.steps());
+    if (!world.verdict().empty()) return world.verdict();
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-    if (elapsed.count() > seconds) return;
+    if (elapsed.count() > seconds) return "";
   }
-  shared.complete = true;
+  ++shared.complete;
+  return "";
 }
 
 // Trailing ordinary answers say nothing.
@@ -82,48 +82,52 @@ std::string text(const Shared& shared) {
   return out;
 }
 
+void report(const Scenario& scenario, const Arguments& arguments, Shared& shared, const std::string& verdict) {
+  ++shared.failed;
+  std::printf("FAILED %s after %llu worlds: %s\n  again: --only %s --delays %u --failures %u --replay %s\n",
+              scenario.name.c_str(), static_cast<unsigned long long>(shared.worlds_of_scenario), verdict.c_str(),
+              scenario.name.c_str(), arguments.delays, arguments.failures, text(shared).c_str());
+  std::fflush(stdout);
+}
+
 int run(const Arguments& arguments) {
-  auto* shared =
-      static_cast<Shared*>(mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  void* memory = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  Shared& shared = *new (memory) Shared{};
   std::vector<Scenario> chosen;
   for (Scenario& scenario : all_scenarios()) {
     if (scenario.name.find(arguments.only) != std::string::npos) chosen.push_back(std::move(scenario));
   }
   const auto start = std::chrono::steady_clock::now();
-  std::uint64_t worlds = 0, steps = 0, longest = 0, failed = 0, complete = 0;
-  for (std::size_t i = 0; i < chosen.size(); ++i) {
-    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-    const double share = (arguments.seconds - elapsed.count()) / static_cast<double>(chosen.size() - i);
-    std::memset(shared, 0, sizeof *shared);
+  const auto elapsed = [start] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  // A child goes through the scenarios; when a world kills it, the next child goes on behind that scenario.
+  while (shared.scenario < chosen.size()) {
     std::fflush(stdout);
     const pid_t child = fork();
     if (child == 0) {
-      explore(chosen[i], arguments, share, *shared);
+      for (; shared.scenario < chosen.size(); ++shared.scenario) {
+        const Scenario& scenario = chosen[shared.scenario];
+        const double share = (arguments.seconds - elapsed()) / static_cast<double>(chosen.size() - shared.scenario);
+        const std::string verdict = explore(scenario, arguments, share, shared);
+        if (!verdict.empty()) report(scenario, arguments, shared, verdict);
+      }
       _exit(0);
     }
     int status = 0;
     waitpid(child, &status, 0);
-    worlds += shared->worlds;
-    steps += shared->steps;
-    longest = std::max(longest, shared->longest);
-    complete += shared->complete;
-    if (WIFSIGNALED(status) && shared->verdict[0] == 0) {
-      std::snprintf(shared->verdict, sizeof shared->verdict, "stopped by signal %d (%s)", WTERMSIG(status),
-                    strsignal(WTERMSIG(status)));
-    }
-    if (shared->verdict[0] == 0) continue;
-    ++failed;
-    std::printf("FAILED %s after %llu worlds: %s\n  again: --only %s --delays %u --failures %u --replay %s\n",
-                chosen[i].name.c_str(), static_cast<unsigned long long>(shared->worlds), shared->verdict,
-                chosen[i].name.c_str(), arguments.delays, arguments.failures, text(*shared).c_str());
+    if (!WIFSIGNALED(status)) continue;
+    report(chosen[shared.scenario], arguments, shared, std::string("stopped by ") + strsignal(WTERMSIG(status)));
+    ++shared.scenario;
   }
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  const auto number = [](std::uint64_t n) { return static_cast<unsigned long long>(n); };
   std::printf(
-      "%zu scenarios (%llu complete), at most %u departures and %u failing calls: %llu worlds, %llu steps (%llu at most in one), %.1f s\n",
-      chosen.size(), static_cast<unsigned long long>(complete), arguments.delays, arguments.failures,
-      static_cast<unsigned long long>(worlds), static_cast<unsigned long long>(steps), static_cast<unsigned long long>(longest), elapsed.count());
-  std::printf("%zu passed, %llu failed\n", chosen.size() - failed, static_cast<unsigned long long>(failed));
-  return failed == 0 && !chosen.empty() ? 0 : 1;
+      "%zu scenarios (%llu complete), at most %u departures and %u failing calls: %llu worlds, %llu steps "
+      "(%llu at most in one), %.1f s\n",
+      chosen.size(), number(shared.complete), arguments.delays, arguments.failures, number(shared.worlds),
+      number(shared.steps), number(shared.longest), elapsed());
+  std::printf("%llu passed, %llu failed\n", number(chosen.size() - shared.failed), number(shared.failed));
+  return shared.failed == 0 && !chosen.empty() ? 0 : 1;
 }
 
 std::vector<std::uint32_t> numbers(const char* text) {
@@ -154,6 +158,7 @@ int main(int argc, char** argv) {
       arguments.seconds = std::atof(argv[i + 1]);
     else if (name == "--replay") {
       arguments.replays = true;
+      whimbrel::sim::Scheduler::trace(true);
       arguments.replay = whimbrel::sim::numbers(argv[i + 1]);
     } else {
       std::fprintf(stderr, "unknown option %s\n", argv[i]);
