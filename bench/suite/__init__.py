@@ -1,0 +1,1 @@
+"""The benchmark suite: unmodified programs side by side with the kernel's own swap."""
