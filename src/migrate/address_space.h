@@ -111,7 +111,10 @@ class AddressSpace {
   // Reads and applies everything that is there; faults are queued.
   void pump() noexcept EXCLUDES(mutex_);
   void pump_locked() noexcept REQUIRES(mutex_);
-  // Takes the oldest queued fault. False: none.
+  // The same by the thread that serves faults: until take_fault() has told it that there are none, it need not be woken
+  // for faults that other threads read while they pump.
+  void begin_serving() noexcept EXCLUDES(mutex_);
+  // Takes the oldest queued fault. False: none; a later one interrupts the wait for messages if another thread reads it.
   [[nodiscard]] bool take_fault(PendingFault* out) noexcept EXCLUDES(mutex_);
 
   // ---- state ---------------------------------------------------------------------------------------------
@@ -213,6 +216,7 @@ class AddressSpace {
   std::array<PendingFault, kFaultQueue> faults_ GUARDED_BY(mutex_){};
   std::size_t fault_head_ GUARDED_BY(mutex_) = 0;
   std::size_t fault_count_ GUARDED_BY(mutex_) = 0;
+  bool serving_ GUARDED_BY(mutex_) = false;  // the server is at work, or has been told to be
 };
 
 }  // namespace whimbrel

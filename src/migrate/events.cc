@@ -62,11 +62,25 @@ void AddressSpace::queue_fault_locked(const Message& message) noexcept {
   faults_[(fault_head_ + fault_count_) % kFaultQueue] = {page, message.address, message.write, message.write_protect,
                                                          message.thread};
   ++fault_count_;
+  // Whoever pumps on another thread than the server has taken the message from under its nose.
+  if (!serving_) {
+    serving_ = true;
+    mmu_.interrupt();
+  }
+}
+
+void AddressSpace::begin_serving() noexcept {
+  MutexLock hold(mutex_);
+  serving_ = true;
+  pump_locked();
 }
 
 bool AddressSpace::take_fault(PendingFault* out) noexcept {
   MutexLock hold(mutex_);
-  if (fault_count_ == 0) return false;
+  if (fault_count_ == 0) {
+    serving_ = false;
+    return false;
+  }
   *out = faults_[fault_head_];
   fault_head_ = (fault_head_ + 1) % kFaultQueue;
   --fault_count_;

@@ -17,7 +17,7 @@ bool unit_is_one_mapping(Mmu& mmu, PageIndex base) noexcept {
 }  // namespace
 
 std::size_t FaultService::run_once() noexcept {
-  space_.pump();
+  space_.begin_serving();
   std::size_t served = 0;
   PendingFault fault;
   while (space_.take_fault(&fault)) {

@@ -91,7 +91,7 @@ class RangeFault {
         while (r < count && runs[r].range.end() <= at) ++r;
         if (r < count && runs[r].range.contains(at) && (runs[r].kind & PageRun::kPresent) != 0) {
           bits = HmmPfn::kValid | (is_writable(runs[r], mapping) ? HmmPfn::kWrite : 0);
-          pfn = entry.is_ram() ? at.raw() : entry.pfn().raw();
+          pfn = !entry.is_ram() ? entry.pfn().raw() : (runs[r].kind & PageRun::kZero) != 0 ? 0 : at.raw();
           order = (runs[r].kind & PageRun::kHuge) != 0 ? kHugeOrder : 0;
         }
       }

@@ -46,7 +46,8 @@ struct HmmRange {
 // kInvalid: empty or unaligned range. kBusy: collision, call read_begin() again (HR-09). kFault: EFAULT of the kernel.
 // kNotPermitted: write wanted where the mapping forbids it (HR-06). Words before the failing page are results, from it on
 // they are still inputs (HR-10).
-// A RAM page's frame number is its own virtual page number: that is where its bytes can be read in this process.
+// A RAM page's frame number is its own virtual page number: that is where its bytes can be read in this process; the
+// shared zero page has number 0.
 // May fault pages in, as the program itself would: never on the fault thread, nor with an engine lock held.
 [[nodiscard]] Result<void> hmm_range_fault(AddressSpace& space, HmmRange& range) noexcept;
 

@@ -91,6 +91,7 @@ std::uint64_t AddressSpace::recover_in_child() noexcept {
   }
   MutexLock hold(mutex_);
   fault_count_ = 0;  // their touchers are threads of the parent
+  serving_ = false;
   quarantine_ = {};
   std::uint64_t touched = 0;
   PageIndex at = table_.next_used(kEverything.first, kEverything.end());
