@@ -34,6 +34,13 @@ void count_verdict(PagerCore& core) {
     core.stats->window_waste_pages.fetch_add(verdict.waste_pages, std::memory_order_relaxed);
 }
 
+void note_arrival(PagerCore& core, PageRange pages, Arrival how) {
+  GateSection change(core.tables);
+  if (!change) return;  // before a fork: the policy can do without
+  MutexLock hold(core.mutex);
+  core.policy->arrived(pages, how);
+}
+
 // The part of `window` that is worth asking for, and how many pages of it are ours to bring home.
 struct Plan {
   PageRange range;
@@ -95,12 +102,8 @@ FaultResult Pager::migrate_to_ram(FaultContext& fault) noexcept {
     core.stats->window_pages.fetch_add(outcome.home.raw() - (outcome.fault_home ? 1 : 0), std::memory_order_relaxed);
   }
   if (outcome.home.raw() != 0) {
-    GateSection change(core.tables);
-    if (change) {
-      MutexLock hold(core.mutex);
-      core.policy->arrived({page, PageCount(1)}, Arrival::kTouched);
-      if (plan.range.count.raw() > 1) core.policy->arrived(plan.range, Arrival::kAhead);
-    }
+    note_arrival(core, {page, PageCount(1)}, Arrival::kTouched);
+    if (plan.range.count.raw() > 1) note_arrival(core, plan.range, Arrival::kAhead);
   }
   if (outcome.fault_failed) return FaultResult::kSigbus;
   return outcome.no_memory ? FaultResult::kOom : FaultResult::kDone;
@@ -112,9 +115,10 @@ bool Pager::serve_hole(AddressSpace&, const PendingFault& fault, const Mapping& 
   const WaitTimer timer(core);
   core.stats->holes.fetch_add(1, std::memory_order_relaxed);
   LaneLease lane(core, LaneLease::Who::kFaultThread);
-  const PageCount filled = HoleFill(core, *lane).serve(fault.page, mapping);
-  if (filled.raw() == 0) return true;
-  core.stats->zero_filled_pages.fetch_add(filled.raw(), std::memory_order_relaxed);
+  const HoleFill::Filled filled = HoleFill(core, *lane).serve(fault.page, mapping);
+  if (filled.pages.raw() == 0) return true;
+  core.stats->zero_filled_pages.fetch_add(filled.pages.raw(), std::memory_order_relaxed);
+  note_arrival(core, filled.around, Arrival::kFresh);
   core.note_resident();
   return true;
 }

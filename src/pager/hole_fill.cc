@@ -22,7 +22,7 @@ PageRange plain_part_locked(AddressSpace& space, PageRange range, PageIndex page
 
 }  // namespace
 
-PageCount HoleFill::serve(PageIndex page, const Mapping& mapping) noexcept {
+HoleFill::Filled HoleFill::serve(PageIndex page, const Mapping& mapping) noexcept {
   // A window is a guess: it may take a thirty-second of the room there is, no more.
   const std::uint64_t most = std::min(core_.config.hole_window.raw(), core_.limit() / 32);
   const Streams::Window window = core_.hole_streams.touch(page, PageCount(most));
@@ -38,19 +38,19 @@ PageCount HoleFill::serve(PageIndex page, const Mapping& mapping) noexcept {
     core_.make_room(kPagesPerHuge, lane_);
     filled = fill_huge(unit);
     core_.hole_streams.brought(window, unit);
-    if (filled == unit.count) return filled;
+    if (filled == unit.count) return {unit, filled};
   }
   PageRange range = empty_part(window.range.intersect(mapping.range), page);
   core_.make_room(range.count.raw(), lane_);
   for (int tries = 0; tries < kTries; ++tries) {
     if (fill(range, page, &filled)) {
       core_.hole_streams.brought(window, range);
-      return filled;
+      return {range, filled};
     }
     range = {page, PageCount(1)};
   }
   core_.space.mmu().wake({page, PageCount(1)});  // whatever is wrong, the toucher comes again and finds out
-  return filled;
+  return {range, filled};
 }
 
 PageRange HoleFill::empty_part(PageRange window, PageIndex page) noexcept {

@@ -12,8 +12,12 @@ class HoleFill {
  public:
   HoleFill(PagerCore& core, Lane& lane) noexcept : core_(core), lane_(lane) {}
 
-  // Resolves the page one way or the other and wakes its toucher; returns how many pages were filled.
-  PageCount serve(PageIndex page, const Mapping& mapping) noexcept;
+  // Resolves the page one way or the other and wakes its toucher; returns how many pages were filled, and around where.
+  struct Filled {
+    PageRange around;
+    PageCount pages;
+  };
+  Filled serve(PageIndex page, const Mapping& mapping) noexcept;
 
  private:
   [[nodiscard]] bool wants_huge(PageRange unit) noexcept;

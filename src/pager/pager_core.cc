@@ -10,7 +10,6 @@ namespace whimbrel {
 namespace {
 
 constexpr std::size_t kPinStretches = 8192;
-constexpr std::size_t kRememberedClumps = 16384;
 constexpr std::size_t kRememberedRefusals = 8192;
 constexpr std::int64_t kNoRoomPause = 1'000'000;
 
@@ -52,7 +51,10 @@ Result<void> PagerCore::prepare(Pager& pager) noexcept {
   owner = &pager;
   for (Lane*& lane : lanes) lane = make_from<Lane>(source);
   zeros = static_cast<std::byte*>(source.take(kZeroPages * kPageSize));
-  own_policy = make_from<SecondChance>(source, source, kRememberedClumps);
+  // Enough for residents that lie four to a clump.
+  const std::uint64_t bytes = config.ram_bytes != 0 ? config.ram_bytes : config.total_bytes;
+  const std::size_t clumps = std::clamp<std::uint64_t>(bytes / kPageSize / 4, 4096, 131072);
+  own_policy = make_from<SecondChance>(source, source, clumps);
   own_stats = make_from<PagerStats>(source);
   const bool complete = std::all_of(lanes.begin(), lanes.end(), [](Lane* l) { return l != nullptr; }) &&
                         zeros != nullptr && own_policy != nullptr && own_policy->usable() && own_stats != nullptr;
@@ -175,7 +177,7 @@ void PagerCore::make_room(std::uint64_t pages, Lane& lane) noexcept {
 
 PageCount PagerCore::evict_some(PageCount want, Lane& lane, Effort effort) noexcept {
   const int most_barren = effort == Effort::kFault ? 8 : 64;
-  const int most_looks = effort == Effort::kFault ? 16 : 256;
+  const int most_looks = effort == Effort::kFault ? 256 : 1024;
   PageCount gone;
   int barren = 0, looks = 0;
   while (gone < want && barren < most_barren && looks < most_looks && !stopped.load(std::memory_order_relaxed)) {

@@ -11,31 +11,28 @@ constexpr int kLooksPerCall = 256;
 
 SecondChance::Mark* SecondChance::find(std::uint64_t clump) noexcept {
   Mark& mark = marks_[clump % marks_.size()];
-  return mark.clump == clump && (mark.turns != 0 || mark.left_at != 0) ? &mark : nullptr;
+  return mark.clump == clump && !mark.empty() ? &mark : nullptr;
 }
 
-SecondChance::Mark* SecondChance::find_or_take(std::uint64_t clump) noexcept {
+SecondChance::Mark& SecondChance::take(std::uint64_t clump) noexcept {
+  // The newcomer wins the place: without a mark it would count as old and leave at once.
   Mark& mark = marks_[clump % marks_.size()];
-  if (mark.clump == clump) return &mark;
-  if (mark.turns != 0) {
-    --mark.turns;
-    return nullptr;
-  }
-  mark = Mark();
+  if (mark.clump != clump) mark = Mark();
   mark.clump = clump;
-  return &mark;
+  return mark;
 }
 
 void SecondChance::arrived(PageRange pages, Arrival how) noexcept {
-  if (how != Arrival::kTouched) return;
+  if (pages.empty()) return;
   const std::uint64_t last = clump_number(pages.end() - PageCount(1));
   for (std::uint64_t clump = clump_number(pages.first); clump <= last; ++clump) {
-    Mark* mark = find(clump);
-    if (mark == nullptr || mark->left_at == 0) continue;
+    Mark& mark = take(clump);
+    if (mark.came_at == 0) mark.came_at = departures_;
+    if (how != Arrival::kTouched || mark.left_at == 0) continue;
     // Once per eviction: the many touches that bring a clump home piece by piece are one return.
-    const bool soon = departures_ - mark->left_at < capacity_;
-    mark->left_at = 0;
-    if (soon && mark->turns < kMostTurns) ++mark->turns;
+    const bool soon = departures_ - mark.left_at < capacity_;
+    mark.left_at = 0;
+    if (soon && mark.turns < kMostTurns) ++mark.turns;
   }
 }
 
@@ -49,7 +46,9 @@ void SecondChance::left(PageRange pages, PageCount count, Departure how) noexcep
   }
   departures_ += count.raw();
   for (std::uint64_t clump = first; clump <= last; ++clump) {
-    if (Mark* mark = find_or_take(clump); mark != nullptr) mark->left_at = departures_;
+    Mark& mark = take(clump);
+    mark.came_at = 0;
+    mark.left_at = departures_;
   }
 }
 
@@ -66,10 +65,14 @@ void SecondChance::forget(std::uint64_t first, std::uint64_t last) noexcept {
 }
 
 bool SecondChance::is_due(const Clump& clump) noexcept {
-  if (!clump.huge && clump.present < kLeastPresent[sparsity_]) return false;
+  const Demand& demand = kDemands[demand_];
+  if (!clump.huge && clump.present < demand.present) return false;
   Mark* mark = find(clump_number(clump.range.first));
-  if (mark == nullptr || mark->turns == 0) return true;
+  if (mark == nullptr) return true;
+  if (mark->came_at != 0 && departures_ - mark->came_at < capacity_ / 4 * demand.age_quarters) return false;
+  if (mark->turns == 0) return true;
   --mark->turns;
+  mark->came_at = departures_;  // a turn is a new life
   spared_ = true;
   return false;
 }
@@ -81,15 +84,15 @@ bool SecondChance::start_lap() noexcept {
   found_ = spared_ = false;
   if (found) {
     // Now and then everything, or cold pages that lie alone would stay for ever while dense ones come and go.
-    sparsity_ = laps_ % 4 == 0 ? kSparsities - 1 : 0;
+    demand_ = laps_ % 4 == 0 ? kSparseLap : 0;
     return true;
   }
-  if (spared) return true;  // the same lap again: turns have been used up
-  if (sparsity_ + 1 < kSparsities) {
-    ++sparsity_;
+  if (demand_ + 1 < kDemands.size()) {
+    ++demand_;
     return true;
   }
-  sparsity_ = 0;
+  if (spared) return true;  // the same again: turns have been used up
+  demand_ = 0;
   return false;
 }
 
@@ -120,7 +123,7 @@ EvictionPolicy::Choice SecondChance::choose(ResidentView& view, PageCount want, 
 void SecondChance::reset() noexcept {
   for (Mark& mark : marks_) mark = Mark();
   hand_ = PageIndex(0);
-  sparsity_ = 0;
+  demand_ = 0;
   found_ = spared_ = false;
 }
 
