@@ -184,6 +184,8 @@ Result<void> AddressSpace::split_folio_locked(Pfn head_pfn, Pfn keep, bool lock_
     const Pfn pfn = head_pfn + PageCount(i);
     Page* piece = page(pfn);
     const bool has_mapping_ref = piece->is_mapped() && !is_migrating(table_.get(piece->mapped_at()).state());
+    // Who waited for the lock of the whole gets a lock of his own now; nobody will unlock the old one for him.
+    if (has_mapping_ref) wake_waiters_locked(piece->mapped_at());
     const bool kept = lock_all || pfn == keep;
     const std::uint32_t refs = (has_mapping_ref ? 1u : 0u) + (kept ? 1u : 0u);
     if (i == 0) {
@@ -229,6 +231,18 @@ void AddressSpace::wake_waiters_locked(PageIndex at) noexcept {
   }
   table_.update(at, e.without(PageEntry::kWaited));
   mmu_.wake({at, PageCount(1)});
+}
+
+void AddressSpace::wake_folio_waiters_locked(Pfn head) noexcept {
+  const Page* first = page(head);
+  if (first == nullptr || first->is_tail()) return;
+  const std::uint64_t n = std::uint64_t{1} << first->order();
+  for (std::uint64_t i = 0; i < n; ++i) {
+    const Page* piece = page(head + PageCount(i));
+    if (!piece->is_mapped()) continue;
+    wake_waiters_locked(piece->mapped_at());
+    if (i == 0 && table_.get(piece->mapped_at()).is_huge()) return;  // one slot for all
+  }
 }
 
 // ---- observers ---------------------------------------------------------------------------------------------------

@@ -151,6 +151,8 @@ class AddressSpace {
   [[nodiscard]] bool take_coherent_locked(PageIndex at, std::uint64_t writable_bit) noexcept REQUIRES(mutex_);
   // Re-drives whoever waits for this slot, if anybody does.
   void wake_waiters_locked(PageIndex page) noexcept REQUIRES(mutex_);
+  // The same for every slot that maps the folio: the lock of a large one is waited for at any of its base slots.
+  void wake_folio_waiters_locked(Pfn head) noexcept REQUIRES(mutex_);
 
   [[nodiscard]] Mmu& mmu() noexcept { return mmu_; }
   [[nodiscard]] MemorySource& source() noexcept { return source_; }

@@ -32,7 +32,14 @@ bool Collector::still_valid_locked(PageRange rest) noexcept {
   const Result<Mapping> now = space_.mmu().mapping_at_or_above(rest.first);
   if (!now || !now->range.contains(rest)) return false;
   mapping_ = *now;
+  // What was unmapped may have been mapped anew, and nobody watches that: a page stolen there would read as zeros.
+  if (now->is_private_anonymous() && !space_.mmu().watch(now->range)) return false;
   return !space_.is_quarantined_locked(rest);
+}
+
+void Collector::end(PageRange part, PageIndex at) noexcept {
+  ended_ = true;
+  skip(part.end() - at);
 }
 
 void Collector::collect_locked() noexcept {
@@ -41,7 +48,11 @@ void Collector::collect_locked() noexcept {
   while (at < end) {
     const PageIndex unit_end = at.huge_base() + PageCount(kPagesPerHuge);
     const PageRange part = PageRange::between(at, std::min(unit_end, end));
-    collect_part_locked(part);  // CTL-02: unit by unit, never across
+    if (ended_) {
+      skip(part.count);
+    } else {
+      collect_part_locked(part);  // CTL-02: unit by unit, never across
+    }
     at = part.end();
   }
 }
@@ -75,6 +86,8 @@ void Collector::collect_part_locked(PageRange part) noexcept {
       if (huge && wants(kSelectSystem) && !tried_huge) {
         tried_huge = true;
         at = at + collect_huge_ram_locked(part, runs[0].kind);
+        // Refused, and messages may have been applied: as after any other refusal.
+        if (at < part.end() && !still_valid_locked(PageRange::between(at, PageIndex::of(args_.end)))) return end(part, at);
         continue;  // finished, or on with what the kernel made of it
       }
     }
@@ -116,8 +129,7 @@ void Collector::collect_part_locked(PageRange part) noexcept {
       }
     }
     if (rescan && (++event_rounds_ > 64 || !still_valid_locked(PageRange::between(at, PageIndex::of(args_.end))))) {
-      skip(part.end() - at);
-      return;
+      return end(part, at);
     }
   }
 }

@@ -34,7 +34,9 @@ class Collector {
   // run's length: the picture changed, scan again from there.
   [[nodiscard]] PageCount steal_run_locked(PageRange run, std::uint32_t kind) noexcept REQUIRES(space_.mutex());
   [[nodiscard]] PageCount handle_refusal_locked(PageIndex at, const Error& error) noexcept REQUIRES(space_.mutex());
-  // Messages were applied in between: is the rest of the range still the mapping we were asked for?
+  // Nothing from `at` on is taken: the rest of `part`, and what follows, is recorded as not migratable.
+  void end(PageRange part, PageIndex at) noexcept;
+  // Messages were applied in between: is the rest of the range still the mapping we were asked for? Watches it again.
   [[nodiscard]] bool still_valid_locked(PageRange rest) noexcept REQUIRES(space_.mutex());
 
   [[nodiscard]] bool selected(Pfn pfn) noexcept;
@@ -46,6 +48,7 @@ class Collector {
   AddressSpace& space_;
   MigrateVma& args_;
   Mapping mapping_;
+  bool ended_ = false;  // the rest of the range is not what it was: nothing more is taken
   int event_rounds_ = 0;
 };
 

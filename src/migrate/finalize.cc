@@ -206,8 +206,7 @@ class FinalizeStep {
   // Somebody may have found the page locked while its slot already said "device": now he can try again.
   void rewake(Pfn pfn) {
     MutexLock hold(space_.mutex());
-    const Page* page = space_.page(pfn);
-    if (page != nullptr && page->is_mapped()) space_.wake_waiters_locked(page->mapped_at());
+    space_.wake_folio_waiters_locked(pfn);
   }
 
   void release_destination(std::uint64_t i) {

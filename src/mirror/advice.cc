@@ -1,0 +1,98 @@
+#include "mirror/advice.h"
+
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include <cerrno>
+
+#include "base/syscall.h"
+#include "migrate/exclusive.h"
+#include "mirror/session.h"
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+namespace whimbrel::mirror {
+namespace {
+
+PageRange pages(void* address, std::size_t bytes) {
+  const auto from = reinterpret_cast<std::uint64_t>(address);
+  return PageRange::touching(VirtualAddress(from), VirtualAddress(from + bytes));
+}
+
+long raw_madvise(void* address, std::size_t bytes, int advice) {
+  return sys::call(SYS_madvise, sys::arg(address), static_cast<long>(bytes), advice);
+}
+
+// MA-07. 0: what can be prepared is; otherwise a negative errno.
+long prepare_collapse(AddressSpace& space, PageRange range) {
+  for (PageIndex base = PageIndex((range.first.raw() + kPagesPerHuge - 1) / kPagesPerHuge * kPagesPerHuge);
+       base + PageCount(kPagesPerHuge) <= range.end(); base = base + PageCount(kPagesPerHuge)) {
+    const PageRange unit{base, PageCount(kPagesPerHuge)};
+    bool any = false, refuse = false;
+    {
+      MutexLock hold(space.mutex());
+      space.pump_locked();
+      space.table().for_each(unit, [&](PageRange, PageEntry entry) {
+        any = true;
+        refuse = refuse || entry.is_huge() || entry.state() == PageState::kCoherent;
+        return !refuse;
+      });
+    }
+    if (refuse) return -EINVAL;
+    PageRun runs[kPagesPerHuge];
+    const Result<std::size_t> found = space.mmu().scan(unit, runs, nullptr);
+    const bool huge = found && *found == 1 && runs[0].range == unit && (runs[0].kind & PageRun::kHuge) != 0;
+    const Result<Mapping> mapping = space.mmu().mapping_at_or_above(base);
+    const bool watched = mapping && mapping->range.contains(unit) && mapping->is_private_anonymous();
+    if (huge || !watched || (!any && found && *found == 0)) continue;
+    // The kernel does not fill gaps in memory that is watched, nor collapse what is write-protected: both are ours to do.
+    (void)space.mmu().write_protect(unit, false, Wake::kNo);
+    for (PageIndex at = unit.first; at < unit.end(); ++at) {
+      (void)space.mmu().populate({at, PageCount(1)}, mapping->has(Mapping::kWritable));
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+void note_mprotect(void* address, std::size_t bytes) noexcept {
+  Session* session = Session::existing();
+  if (session != nullptr) session->space().note_protection_lowered(pages(address, bytes));
+}
+
+long advise(void* address, std::size_t bytes, int advice) noexcept {
+  Session* session = Session::existing();
+  if (session == nullptr) return raw_madvise(address, bytes, advice);
+  AddressSpace& space = session->space();
+  if (advice == MADV_FREE) {
+    space.begin_lazy_free(pages(address, bytes));
+    const long result = raw_madvise(address, bytes, advice);
+    space.pump();
+    space.end_lazy_free(pages(address, bytes));
+    return result;
+  }
+  if (advice == MADV_COLLAPSE) {
+    if (const long refused = prepare_collapse(space, pages(address, bytes)); refused != 0) return refused;
+  }
+  return raw_madvise(address, bytes, advice);
+}
+
+long mincore(void* address, std::size_t bytes, unsigned char* resident) noexcept {
+  const long result = sys::call(SYS_mincore, sys::arg(address), static_cast<long>(bytes), sys::arg(resident));
+  Session* session = Session::existing();
+  if (session == nullptr || result != 0) return result;
+  const PageRange range = pages(address, bytes);
+  AddressSpace& space = session->space();
+  MutexLock hold(space.mutex());
+  space.table().for_each(range, [&](PageRange where, PageEntry entry) {
+    if (entry.state() == PageState::kPoisoned) return true;
+    for (PageIndex at = where.first; at < where.end(); ++at) resident[(at - range.first).raw()] = 1;
+    return true;
+  });
+  return result;
+}
+
+}  // namespace whimbrel::mirror

@@ -1,0 +1,308 @@
+// Validation, READ, WRITE, SNAPSHOT, EXCLUSIVE and the device page table. Migration: mirror_migrate.cc.
+#include "mirror/mirror.h"
+
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/check.h"
+#include "migrate/exclusive.h"
+#include "mirror/bounce.h"
+#include "mirror/session.h"
+
+namespace whimbrel::mirror {
+namespace {
+
+constexpr std::uint64_t kRoundPages = 32;
+constexpr std::int64_t kPatienceNs = 1'000'000'000;  // HMM_RANGE_DEFAULT_TIMEOUT
+
+// Bytes of the program itself, without dying of a page that has just been unmapped.
+bool read_program(std::byte* to, PageIndex at, std::size_t bytes) {
+  const iovec local{to, bytes}, remote{reinterpret_cast<void*>(at.address().raw()), bytes};
+  return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == static_cast<ssize_t>(bytes);
+}
+bool write_program(const std::byte* from, PageIndex at, std::size_t bytes) {
+  const iovec local{const_cast<std::byte*>(from), bytes}, remote{reinterpret_cast<void*>(at.address().raw()), bytes};
+  return process_vm_writev(getpid(), &local, 1, &remote, 1, 0) == static_cast<ssize_t>(bytes);
+}
+
+int errno_of(const Error& error) {
+  switch (error.code) {
+    case Errc::kNotPermitted: return -EPERM;
+    case Errc::kBusy: return -EBUSY;
+    case Errc::kNotSupported: return -EOPNOTSUPP;
+    case Errc::kNoMemory: return -ENOMEM;
+    case Errc::kInvalid: return -EINVAL;
+    default: return -EFAULT;
+  }
+}
+
+}  // namespace
+
+Mirror::Mirror(Session& session, Node& node) noexcept : session_(session), node_(node), table_(session.source()) {}
+Mirror::~Mirror() = default;
+
+int Mirror::run(unsigned number, Command& command, CallerBuffer& buffer) noexcept {
+  // ABI-07, in this order.
+  if (command.addr % kPageSize != 0) return -EINVAL;
+  if (command.addr >= command.addr + command.npages * kPageSize) return -EINVAL;
+  command.cpages = command.faults = 0;
+  switch (static_cast<Number>(number)) {
+    case Number::kRead: return read(command, buffer);
+    case Number::kWrite: return write(command, buffer);
+    case Number::kMigrateToDev: return migrate_to_device(command, buffer);
+    case Number::kMigrateToSys: return migrate_to_system(command);
+    case Number::kSnapshot: return snapshot(command, buffer);
+    case Number::kExclusive: return exclusive(command, buffer);
+    case Number::kCheckExclusive: return check_exclusive(command);
+    case Number::kRelease: node_.evict(true); return 0;
+    case Number::kFlags: flags_.store(command.npages, std::memory_order_release); return 0;
+  }
+  return -EINVAL;
+}
+
+// ---- device page table -------------------------------------------------------------------------------------------
+
+PageEntry Mirror::entry(PageIndex at) noexcept {
+  MutexLock hold(mutex_);
+  return table_.get(at);
+}
+
+void Mirror::forget_range(PageRange range) noexcept {
+  MutexLock hold(mutex_);
+  for (PageIndex at = table_.next_used(range.first, range.end()); at < range.end();
+       at = table_.next_used(at, range.end())) {
+    table_.update(at, PageEntry());
+  }
+  table_.trim(range);
+}
+
+bool Mirror::invalidate(const NotifierRange& range, std::uint64_t cur_seq) noexcept {
+  // ABI-12: our own migrations keep the table right themselves.
+  if (range.event == NotifyEvent::kMigrate && range.owner == &node_) return true;
+  {
+    MutexLock hold(mutex_);
+    set_seq(cur_seq);
+  }
+  // ABI-13: the real device drops the page after the range as well, and its clients see that.
+  forget_range(PageRange::between(PageIndex::of(range.start), PageIndex::of(range.end) + PageCount(1)));
+  return true;
+}
+
+// ---- reading and writing through the device ------------------------------------------------------------------------
+
+int Mirror::fault_round(PageRange rest, bool write) noexcept {
+  NotifierRegistry& notifiers = session_.notifiers();
+  const std::int64_t deadline = session_.space().clock().now_ns() + kPatienceNs;
+  for (PageIndex at = rest.first; at < rest.end();) {
+    const PageRange block = PageRange::between(at, std::min(at + PageCount(kRoundPages), rest.end()));
+    HmmPfn words[kRoundPages];
+    HmmRange range;
+    range.registry = &notifiers;
+    range.notifier = this;
+    range.start = block.first.address();
+    range.end = block.end().address();
+    range.pfns = words;
+    range.default_flags = HmmPfn::kReqFault | (write ? HmmPfn::kReqWrite : 0);
+    range.dev_private_owner = &node_;
+    range.notifier_seq = notifiers.read_begin(*this);
+    const Result<void> looked = hmm_range_fault(session_.space(), range);
+    if (!looked && looked.error().code == Errc::kBusy && session_.space().clock().now_ns() < deadline) continue;
+    if (!looked) return errno_of(looked.error());
+    for (std::uint64_t i = 0; write && i < block.count.raw(); ++i) {
+      if (!words[i].writable()) return -EFAULT;  // WR-05: the readable flavour of an own page
+    }
+    MutexLock hold(mutex_);
+    if (notifiers.read_retry(*this, range.notifier_seq)) continue;
+    if (!table_.prepare(block)) return -ENOMEM;
+    for (std::uint64_t i = 0; i < block.count.raw(); ++i) {
+      table_.update(block.first + PageCount(i),
+                    PageEntry(PageState::kDevice, words[i].pfn(), words[i].writable() ? kTagWrite : 0));
+    }
+    at = block.end();
+  }
+  return 0;
+}
+
+std::uint64_t Mirror::copy_out(PageRange range, std::byte* data, int* error) noexcept {
+  for (std::uint64_t i = 0; i < range.count.raw(); ++i) {
+    const PageIndex at = range.first + PageCount(i);
+    std::byte* to = data + i * kPageSize;
+    const PageEntry known = entry(at);
+    if (known.is_ram()) return i;
+    const Pfn pfn = known.pfn();
+    const bool private_page = pfn.is_device() && node_.map().contains(pfn) && !node_.coherent();
+    if (pfn == Pfn()) {
+      std::memset(to, 0, kPageSize);
+    } else if (private_page) {
+      std::memcpy(to, node_.bytes(pfn), kPageSize);
+    } else if (known.has(kTagAtomic)) {
+      std::memcpy(to, session_.space().bytes(pfn), kPageSize);
+    } else if (!read_program(to, at, kPageSize)) {
+      if (entry(at).is_ram()) return i;
+      *error = -EFAULT;
+      return i;
+    }
+    if (entry(at) != known) return i;  // taken away while we copied: what was copied may be a mixture
+  }
+  return range.count.raw();
+}
+
+std::uint64_t Mirror::copy_in(PageRange range, const std::byte* data, int* error) noexcept {
+  for (std::uint64_t i = 0; i < range.count.raw(); ++i) {
+    const PageIndex at = range.first + PageCount(i);
+    const std::byte* from = data + i * kPageSize;
+    const PageEntry known = entry(at);
+    if (known.is_ram() || !known.has(kTagWrite)) return i;
+    const Pfn pfn = known.pfn();
+    if (pfn.is_device() && node_.map().contains(pfn) && !node_.coherent()) {
+      std::memcpy(node_.bytes(pfn), from, kPageSize);
+    } else if (!write_program(from, at, kPageSize)) {
+      *error = -EFAULT;
+      return i;
+    }
+  }
+  return range.count.raw();
+}
+
+int Mirror::read(Command& command, CallerBuffer& buffer) noexcept {
+  const PageRange range{PageIndex(command.addr >> kPageShift), PageCount(command.npages)};
+  Bounce bounce(command.npages * kPageSize);
+  if (bounce.data() == nullptr) return -ENOMEM;
+  if (range.end().raw() + kRoundPages > (std::uint64_t{1} << 52)) return -EINVAL;  // RD-06
+  for (std::uint64_t done = 0;;) {
+    int error = 0;
+    const PageRange rest = PageRange::between(range.first + PageCount(done), range.end());
+    done += copy_out(rest, bounce.data() + done * kPageSize, &error);
+    if (error != 0) return error;
+    if (done == command.npages) break;
+    error = fault_round(PageRange::between(range.first + PageCount(done), range.end()), false);
+    if (error != 0) return error;
+    ++command.faults;
+  }
+  if (!buffer.put(0, bounce.data(), command.npages * kPageSize)) return -EFAULT;
+  command.cpages = command.npages;
+  return 0;
+}
+
+int Mirror::write(Command& command, CallerBuffer& buffer) noexcept {
+  const PageRange range{PageIndex(command.addr >> kPageShift), PageCount(command.npages)};
+  Bounce bounce(command.npages * kPageSize);
+  if (bounce.data() == nullptr) return -ENOMEM;
+  if (!buffer.get(0, bounce.data(), command.npages * kPageSize)) return -EFAULT;
+  if (range.end().raw() + kRoundPages > (std::uint64_t{1} << 52)) return -EINVAL;
+  for (std::uint64_t done = 0;;) {
+    int error = 0;
+    const PageRange rest = PageRange::between(range.first + PageCount(done), range.end());
+    done += copy_in(rest, bounce.data() + done * kPageSize, &error);
+    if (error != 0) return error;
+    if (done == command.npages) break;
+    error = fault_round(PageRange::between(range.first + PageCount(done), range.end()), true);
+    if (error != 0) return error;
+    ++command.faults;
+  }
+  command.cpages = command.npages;
+  return 0;
+}
+
+int Mirror::deliver(PageRange range, Command& command, CallerBuffer& buffer) noexcept {
+  // In slices: nothing may be written unless the whole range is there, so the entries are looked at first.
+  {
+    MutexLock hold(mutex_);
+    for (PageIndex at = range.first; at < range.end(); ++at) {
+      if (table_.get(at).is_ram()) return -ENOENT;
+    }
+  }
+  constexpr std::uint64_t kSlice = kPagesPerHuge;
+  Bounce bounce(std::min(kSlice, range.count.raw()) * kPageSize);
+  if (bounce.data() == nullptr) return -ENOMEM;
+  for (std::uint64_t done = 0; done < range.count.raw(); done += kSlice) {
+    const PageRange slice = PageRange{range.first + PageCount(done), PageCount(kSlice)}.intersect(range);
+    int error = 0;
+    if (copy_out(slice, bounce.data(), &error) != slice.count.raw()) return error != 0 ? error : -ENOENT;
+    if (!buffer.put(done * kPageSize, bounce.data(), slice.count.bytes())) return -EFAULT;
+  }
+  command.cpages = command.npages;
+  return 0;
+}
+
+// ---- snapshot and exclusive access -----------------------------------------------------------------------------------
+
+int Mirror::snapshot(Command& command, CallerBuffer& buffer) noexcept {
+  const PageRange whole{PageIndex(command.addr >> kPageShift), PageCount(command.npages)};
+  NotifierRegistry& notifiers = session_.notifiers();
+  const std::int64_t deadline = session_.space().clock().now_ns() + kPatienceNs;
+  for (PageIndex at = whole.first; at < whole.end();) {
+    const PageRange block = PageRange::between(at, std::min(at + PageCount(kRoundPages), whole.end()));
+    if (block.end().raw() > (std::uint64_t{1} << 52)) return -EOVERFLOW;
+    HmmPfn words[kRoundPages];
+    HmmRange range;
+    range.registry = &notifiers;
+    range.notifier = this;
+    range.start = block.first.address();
+    range.end = block.end().address();
+    range.pfns = words;
+    range.dev_private_owner = &node_;
+    range.notifier_seq = notifiers.read_begin(*this);
+    const Result<void> looked = hmm_range_fault(session_.space(), range);
+    const bool stale = (!looked && looked.error().code == Errc::kBusy) || notifiers.read_retry(*this, range.notifier_seq);
+    if (stale && session_.space().clock().now_ns() < deadline) continue;
+    if (stale) return -EBUSY;
+    if (!looked) return errno_of(looked.error());
+    std::byte bytes[kRoundPages];
+    for (std::uint64_t i = 0; i < block.count.raw(); ++i) bytes[i] = std::byte{snapshot_byte(words[i])};
+    if (!buffer.put((at - whole.first).raw(), bytes, block.count.raw())) return -EFAULT;
+    at = block.end();
+  }
+  command.cpages = command.npages;
+  return 0;
+}
+
+std::uint8_t Mirror::snapshot_byte(HmmPfn word) noexcept {
+  if (word.error()) return kProtError;
+  if (!word.valid()) return kProtNone;
+  std::uint8_t byte = word.writable() ? kProtWrite : kProtRead;
+  if (word.order() == kHugeOrder) byte |= kProtPmd;
+  if (word.pfn() == Pfn()) return byte | kProtZero;
+  const PageMap* map = session_.space().map_of(word.pfn());
+  if (map == nullptr) return byte;
+  if (map->type() == MemoryType::kPrivate) return byte | kProtPrivateLocal;
+  return byte | (map == &node_.map() ? kProtCoherentLocal : kProtCoherentRemote);
+}
+
+int Mirror::exclusive(Command& command, CallerBuffer& buffer) noexcept {
+  const PageRange range{PageIndex(command.addr >> kPageShift), PageCount(command.npages)};
+  for (PageIndex at = range.first; at < range.end(); ++at) {
+    const Result<Pfn> frame = make_device_exclusive(session_.space(), at.address(), nullptr);
+    if (!frame) return errno_of(frame.error());
+    {
+      MutexLock hold(mutex_);
+      if (!table_.prepare({at, PageCount(1)})) {
+        mutex_.unlock();
+        release_exclusive(session_.space(), *frame);
+        mutex_.lock();
+        return -ENOMEM;
+      }
+      table_.update(at, PageEntry(PageState::kDevice, *frame, kTagAtomic));
+    }
+    release_exclusive(session_.space(), *frame);
+  }
+  return deliver(range, command, buffer);
+}
+
+int Mirror::check_exclusive(Command& command) noexcept {
+  const PageRange range{PageIndex(command.addr >> kPageShift), PageCount(command.npages)};
+  MutexLock hold(mutex_);
+  bool atomic = false;
+  table_.for_each(range, [&](PageRange, PageEntry known) {
+    atomic = atomic || known.has(kTagAtomic);
+    return !atomic;
+  });
+  return atomic ? -EPERM : 0;
+}
+
+}  // namespace whimbrel::mirror

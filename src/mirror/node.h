@@ -1,0 +1,75 @@
+// Node: one of the test devices: its memory in chunks of 256 MiB, two lists of free pages, and its side of the
+// migration protocol (ABI-02, ABI-14, ABI-15).
+//
+// Thread-safe. folio_free may be called with the address space's lock held and takes only the node's own.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "migrate/migrate_vma.h"
+
+namespace whimbrel::mirror {
+
+class Mirror;
+
+class Node final : public PageMapOps {
+ public:
+  static constexpr std::uint64_t kChunkPages = 65536;
+
+  // `private_chunks` bounds a private node's memory (addresses only); a coherent node has one chunk.
+  [[nodiscard]] static Result<Node*> create(AddressSpace& space, int minor, std::uint64_t private_chunks) noexcept;
+
+  [[nodiscard]] int minor() const noexcept { return minor_; }
+  [[nodiscard]] bool coherent() const noexcept { return map_->type() == MemoryType::kCoherent; }
+  [[nodiscard]] PageMap& map() noexcept { return *map_; }
+  [[nodiscard]] std::uint64_t select_flag() const noexcept {
+    return coherent() ? kSelectDeviceCoherent : kSelectDevicePrivate;
+  }
+  // The bytes of a page of this node that the program does not map.
+  [[nodiscard]] std::byte* bytes(Pfn pfn) noexcept {
+    return coherent() ? space_.bytes(pfn) : space_.mmu().bytes(memory_.first + (pfn - map_->first()));
+  }
+
+  // A fresh page or 2 MiB folio, locked, one reference, noted as migrated through `by`. kDeviceFull.
+  [[nodiscard]] Result<Pfn> alloc(unsigned order, Mirror* by) noexcept EXCLUDES(mutex_);
+  // Through which open a page was migrated; null when that one is closed.
+  [[nodiscard]] Mirror* migrated_by(Pfn pfn) noexcept;
+  // In a forked child: locks are free, and the opens of the parent are not ours.
+  void reset_after_fork() noexcept { mutex_.reset_after_fork(); }
+  void forget(const Mirror* closed) noexcept EXCLUDES(mutex_);
+
+  // Brings everything home that can come (CL-01). With `destroy`, chunks go too: waits until all pages are free (RL-01).
+  void evict(bool destroy) noexcept;
+
+  FaultResult migrate_to_ram(FaultContext& fault) noexcept override;
+  void folio_free(Pfn head, unsigned order) noexcept override;
+  void folio_split(Pfn head, Pfn piece) noexcept override;
+  bool serves_inline() const noexcept override { return true; }
+
+ private:
+  Node(AddressSpace& space, int minor) noexcept : space_(space), minor_(minor) {}
+  [[nodiscard]] bool add_chunk_locked(bool huge) noexcept REQUIRES(mutex_);
+  void evict_chunk(std::uint64_t chunk) noexcept;
+  [[nodiscard]] std::uint64_t index(Pfn pfn) const noexcept { return (pfn - map_->first()).raw(); }
+
+  struct Chunk {
+    bool present = false;
+    bool removing = false;
+  };
+  static constexpr std::uint32_t kNone = ~std::uint32_t{0};
+
+  AddressSpace& space_;
+  const int minor_;
+  PageMap* map_ = nullptr;
+  PageRange memory_;  // private nodes: a window of the engine's
+
+  Mutex mutex_;
+  SourceArray<Chunk> chunks_ GUARDED_BY(mutex_);
+  std::uint32_t* next_free_ GUARDED_BY(mutex_) = nullptr;  // [page]: the list behind it
+  std::atomic<Mirror*>* migrated_by_ = nullptr;            // [page]
+  std::uint32_t free_base_ GUARDED_BY(mutex_) = kNone;
+  std::uint32_t free_huge_ GUARDED_BY(mutex_) = kNone;
+};
+
+}  // namespace whimbrel::mirror

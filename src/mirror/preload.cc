@@ -1,0 +1,151 @@
+// The calls of the program that the mirror devices are behind. Everything else goes straight to the kernel.
+//
+// Interposed: open and its relatives (the four nodes appear), close, ioctl, read, write, mmap (of a node), fork; and
+// three that the kernel reports late or not at all: mprotect, madvise, mincore.
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdarg>
+#include <cstring>
+
+#include "base/syscall.h"
+#include "mirror/advice.h"
+#include "mirror/descriptor.h"
+#include "mirror/session.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+using whimbrel::mirror::Session;
+namespace mirror = whimbrel::mirror;
+namespace sys = whimbrel::sys;
+
+// errno and -1 for a negative result, as libc does it.
+template <class T>
+T give(long result) {
+  if (result < 0 && result > -4096) {
+    errno = static_cast<int>(-result);
+    result = -1;
+  }
+  return (T)result;
+}
+
+int open_any(int directory, const char* path, int flags, unsigned mode) {
+  if (const auto minor = mirror::minor_of_path(path)) return give<int>(mirror::open_mirror(*minor, flags));
+  return give<int>(sys::call(SYS_openat, directory, sys::arg(path), flags | O_LARGEFILE, mode));
+}
+
+unsigned mode_of(int flags, va_list arguments) {
+  return (flags & O_CREAT) != 0 || (flags & O_TMPFILE) == O_TMPFILE ? va_arg(arguments, unsigned) : 0;
+}
+
+}  // namespace
+
+#define OPEN_LIKE(name)                                  \
+  EXPORT int name(const char* path, int flags, ...) {    \
+    va_list arguments;                                   \
+    va_start(arguments, flags);                          \
+    const unsigned mode = mode_of(flags, arguments);     \
+    va_end(arguments);                                   \
+    return open_any(AT_FDCWD, path, flags, mode);        \
+  }
+#define OPENAT_LIKE(name)                                             \
+  EXPORT int name(int directory, const char* path, int flags, ...) {  \
+    va_list arguments;                                                \
+    va_start(arguments, flags);                                       \
+    const unsigned mode = mode_of(flags, arguments);                  \
+    va_end(arguments);                                                \
+    return open_any(directory, path, flags, mode);                    \
+  }
+OPEN_LIKE(open)
+OPEN_LIKE(open64)
+OPENAT_LIKE(openat)
+OPENAT_LIKE(openat64)
+EXPORT int __open_2(const char* path, int flags) { return open_any(AT_FDCWD, path, flags, 0); }
+EXPORT int __open64_2(const char* path, int flags) { return open_any(AT_FDCWD, path, flags, 0); }
+
+EXPORT int close(int fd) {
+  const std::uint64_t cookie = mirror::cookie_of(fd);
+  const long result = sys::call(SYS_close, fd);
+  if (cookie != 0) mirror::closed(cookie);
+  return give<int>(result);
+}
+
+EXPORT int dup2(int from, int to) {
+  const std::uint64_t cookie = from == to ? 0 : mirror::cookie_of(to);
+  const long result = sys::call(SYS_dup2, from, to);
+  if (cookie != 0 && result >= 0) mirror::closed(cookie);
+  return give<int>(result);
+}
+
+EXPORT int dup3(int from, int to, int flags) {
+  const std::uint64_t cookie = from == to ? 0 : mirror::cookie_of(to);
+  const long result = sys::call(SYS_dup3, from, to, flags);
+  if (cookie != 0 && result >= 0) mirror::closed(cookie);
+  return give<int>(result);
+}
+
+EXPORT int ioctl(int fd, unsigned long request, ...) {
+  va_list arguments;
+  va_start(arguments, request);
+  void* argument = va_arg(arguments, void*);
+  va_end(arguments);
+  if (mirror::is_mirror(fd)) return give<int>(mirror::mirror_ioctl(fd, request, argument));
+  return give<int>(sys::call(SYS_ioctl, fd, static_cast<long>(request), sys::arg(argument)));
+}
+
+EXPORT ssize_t read(int fd, void* buffer, size_t bytes) {
+  if (mirror::is_mirror(fd)) return give<ssize_t>(-EINVAL);
+  return give<ssize_t>(sys::call(SYS_read, fd, sys::arg(buffer), static_cast<long>(bytes)));
+}
+
+EXPORT ssize_t write(int fd, const void* buffer, size_t bytes) {
+  if (mirror::is_mirror(fd)) return give<ssize_t>(-EINVAL);
+  return give<ssize_t>(sys::call(SYS_write, fd, sys::arg(buffer), static_cast<long>(bytes)));
+}
+
+EXPORT void* mmap(void* address, size_t bytes, int protection, int flags, int fd, off_t offset) {
+  if (fd >= 0 && (flags & MAP_ANONYMOUS) == 0 && mirror::is_mirror(fd)) {
+    return give<void*>(mirror::map_node(address, bytes, protection, flags));
+  }
+  return give<void*>(sys::call(SYS_mmap, sys::arg(address), static_cast<long>(bytes), protection, flags, fd, offset));
+}
+EXPORT void* mmap64(void* address, size_t bytes, int protection, int flags, int fd, off_t offset) {
+  return mmap(address, bytes, protection, flags, fd, offset);
+}
+
+EXPORT int mprotect(void* address, size_t bytes, int protection) noexcept {
+  const long result = sys::call(SYS_mprotect, sys::arg(address), static_cast<long>(bytes), protection);
+  if (result == 0) mirror::note_mprotect(address, bytes);
+  return give<int>(result);
+}
+
+EXPORT int madvise(void* address, size_t bytes, int advice) noexcept {
+  return give<int>(mirror::advise(address, bytes, advice));
+}
+
+EXPORT int mincore(void* address, size_t bytes, unsigned char* resident) noexcept {
+  return give<int>(mirror::mincore(address, bytes, resident));
+}
+
+EXPORT pid_t fork() {
+  static auto* const real = reinterpret_cast<pid_t (*)()>(dlsym(RTLD_NEXT, "fork"));
+  Session* session = Session::existing();
+  if (session == nullptr) return real();
+  session->before_fork();
+  const pid_t pid = real();
+  const int error = errno;
+  if (pid == 0) {
+    session->after_fork_in_child();
+    mirror::descriptors_after_fork_in_child();
+  } else {
+    session->after_fork_in_parent();
+  }
+  errno = error;
+  return pid;
+}

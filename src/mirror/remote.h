@@ -1,0 +1,18 @@
+// Commands from processes other than the opener's: over the socket that the descriptor is.
+#pragma once
+
+#include "mirror/mirror_abi.h"
+
+namespace whimbrel::mirror {
+
+class Mirror;
+
+// Starts serving the session's end of an open: commands that arrive, and the end of the open when nobody holds the
+// program's end any more.
+void serve_remote_commands(int server, Mirror* mirror, std::uint64_t cookie) noexcept;
+
+// Runs a command at the other end. 0 or a negative errno; when the opener is gone, what a dead address space gives
+// (section D of the interface).
+[[nodiscard]] int run_remotely(int fd, unsigned number, Command& command) noexcept;
+
+}  // namespace whimbrel::mirror
