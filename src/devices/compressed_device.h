@@ -11,8 +11,8 @@
 // Lock order: gate, context, unit stripe, then the pool's and the table's locks. The stripe of a unit guards its entry
 // and its blob; it is held while a blob is copied out, not while it is decoded.
 //
-// fork. Loads go on while it is prepared; everything else waits. The child reads what it inherited in place, never writes to it, and gives it back piece by piece as slots are
-// released. Its own stores go to fresh memory.
+// fork. Loads go on while it is prepared; everything else waits. The child reads what it inherited in place, never
+// writes to it, and gives it back piece by piece as slots are released. Its own stores go to fresh memory.
 #pragma once
 
 #include <atomic>
@@ -41,8 +41,8 @@ class CompressedDevice final : public Device, private ChunkOwner {
     std::uint32_t unit_pages = 4;          // 1, 2, 4, 8 or 16
     std::uint64_t capacity_bytes = 0;      // limit on memory held for contents and table; 0: none
     std::uint64_t max_pages = 1ull << 28;  // slot numbers (1 TiB)
-    std::uint32_t store_contexts = 2;      // threads that store at a time, about 0.2 MiB each
-    std::uint32_t load_contexts = 4;       // threads that load at a time, about 0.2 MiB each
+    std::uint32_t store_contexts = 2;      // threads that store at a time, about 0.25 MiB each
+    std::uint32_t load_contexts = 4;       // threads that load at a time, about 0.25 MiB each
     std::size_t segment_bytes = 0;         // 0: 2 MiB, or less when the capacity is small
     const Clock* clock = nullptr;          // for store_ns and load_ns; null: they stay 0
   };
