@@ -76,7 +76,7 @@ class Sqlite(_Program):
     _TIME = re.compile(r"^Run Time: real ([0-9.]+)")
 
     def run(self, context):
-        rows = self.data // 290  # bytes a row takes with its two indexes, measured
+        rows = self.data // 197  # bytes a row takes with its two indexes, measured
         script = (_HERE / "sqlite.sql").read_text().replace("@ROWS@", str(rows)).replace("@LOOKUPS@", str(rows // 4))
         script_file = context.directory / "script.sql"
         script_file.write_text(script)
@@ -119,7 +119,7 @@ class Compiler(_Program):
 
     def prepare(self):
         self._input = pathlib.Path(self.work_directory) / f"compiler-input-{self.data >> 20}.cc"
-        classes = max(20, self.data // 350_000)  # bytes of compiler memory a class takes, measured
+        classes = max(2, (self.data - (80 << 20)) // 7_900_000)  # bytes the compiler takes for each, measured
         with open(self._input, "w") as out:
             subprocess.run([sys.executable, _HERE / "make_cpp.py", str(classes)], stdout=out, check=True)
 
@@ -145,15 +145,15 @@ class Redis(_Program):
             time.sleep(0.02)
 
     def run(self, context):
-        keys = self.data // (self._VALUE + 130)  # bytes of the dictionary and the allocator beside a value, measured
+        keys = self.data // (self._VALUE + 367)  # bytes of the dictionary and the allocator beside a value, measured
         socket = context.directory / "redis.sock"
         server = context.start(["redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no"],
                                stdout=subprocess.DEVNULL)
         self._wait_for(context, server, socket)
         load = [self.tools.path("bench_redis_load"), "--socket", socket, "--keys", keys, "--value-bytes", self._VALUE]
-        output = context.run([*load, "--phases", "fill,mixed", "--requests", keys], inside=False)
+        output = context.run([*load, "--phases", "fill,mixed", "--requests", max(1000, keys // 2)], inside=False)
         phases, digest = parse_phases(output)
-        requests = max(1000, keys // 4)
+        requests = max(1000, keys // 8)
         start = time.monotonic_ns()
         context.run(["redis-benchmark", "-s", socket, "-c", "1", "-n", requests, "-r", keys, "-q",
                      "GET", "key:__rand_int__"], inside=False)

@@ -10,7 +10,7 @@ import threading
 import time
 
 from .janitor import start_time_of
-from .sampler import Sampler, peaks
+from .sampler import Sampler, peaks, process_tree
 
 SAMPLE_INTERVAL = 0.02
 
@@ -23,6 +23,17 @@ class OutOfMemory(RunFailed):
     """The side itself gave up: the kernel killed the program because its group was full. A result, not an accident."""
 
 
+def _where(root):
+    """What each thread of a process tree is doing: the first thing to know about a program that hangs."""
+    threads = []
+    for pid in process_tree(root):
+        with contextlib.suppress(OSError):
+            for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+                state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+                threads.append(f"{(task / 'comm').read_text().strip()} {state} {(task / 'wchan').read_text() or '-'}")
+    return ", ".join(threads[:24])
+
+
 class Context:
     """What a case gets to run its programs in: start() runs one on the side, everything else runs outside it."""
 
@@ -30,6 +41,7 @@ class Context:
         self._janitor = janitor
         self._entered = entered
         self._timed_out = threading.Event()
+        self._stuck = ""
         # Kills rather than waits with a limit: then every way of waiting for a program ends.
         self._alarm = threading.Timer(timeout, self._time_out)
         self._alarm.daemon = True
@@ -58,13 +70,14 @@ class Context:
         return process
 
     def _time_out(self):
+        self._stuck = "; ".join(_where(p.pid) for p in list(self._started) if p.returncode is None)
         self._timed_out.set()
         self._kill_all()
 
     def check_time(self):
         """For loops that wait for a program to get ready."""
         if self._timed_out.is_set():
-            raise RunFailed("did not end within its time limit")
+            raise RunFailed(f"did not end within its time limit [{self._stuck}]")
 
     def finish(self, process):
         """Waits for the end and returns standard output (None when redirected). Raises RunFailed."""
