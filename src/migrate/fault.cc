@@ -158,12 +158,15 @@ void FaultService::serve_device(const PendingFault& fault, PageEntry entry, bool
   const Pfn head = space_.head_of(context.page);
   space_.page(head)->unlock();
   space_.put_page(head);
+  {
+    // Others may have found the page locked, at any slot of a large folio, and nobody else tells them.
+    MutexLock hold(space_.mutex());
+    space_.wake_waiters_locked(fault.page);
+    space_.wake_folio_waiters_locked(head);
+  }
   if (result == FaultResult::kSigbus) return fail_access(fault);
   if (result == FaultResult::kOom) space_.clock().sleep_ns(1'000'000);
-  // Came home: a wake too many is harmless. Did not: the access is simply tried again (CF-07). Either way, others may
-  // have found the page locked.
-  MutexLock hold(space_.mutex());
-  space_.wake_waiters_locked(fault.page);
+  // Came home: a wake too many is harmless. Did not: the access is simply tried again (CF-07).
   space_.mmu().wake({fault.page, PageCount(1)});
 }
 
