@@ -22,7 +22,6 @@
 #include "base/mutex.h"
 #include "migrate/address_space.h"
 #include "migrate/fault.h"
-#include "pager/costs.h"
 #include "pager/footprint.h"
 #include "pager/stats.h"
 #include "port/device.h"
@@ -37,7 +36,6 @@ struct PagerConfig {
   std::uint64_t ram_bytes = 0;
   // Bytes of RAM in all: resident + device contents that lie in this process + staging + engine. 0: no limit.
   std::uint64_t total_bytes = 0;
-  Costs costs;
   PageCount fetch_window{64};      // most pages one fault brings home
   PageCount hole_window{512};      // most pages one fault fills with zeros
   PageCount smallest_mapping{16};  // smaller ones are counted but not managed
