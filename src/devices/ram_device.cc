@@ -28,8 +28,9 @@ RamDevice::RamDevice(MemorySource& source, const Options& options) noexcept
 }
 
 RamDevice::~RamDevice() {
-  for (Unit& unit : units_) {
-    if (unit.memory != nullptr) source_.give(unit.memory, unit.pages * kPageBytes);
+  MutexLock lock(mutex_);
+  for (std::uint64_t i = 0; i < used_units_; ++i) {
+    if (units_[i].memory != nullptr) source_.give(units_[i].memory, units_[i].pages * kPageBytes);
   }
 }
 

@@ -13,6 +13,7 @@
 #include "base/mutex.h"
 #include "devices/fork_gate.h"
 #include "devices/unit_mask.h"
+#include "devices/zeroed_table.h"
 #include "port/device.h"
 
 namespace whimbrel {
@@ -49,10 +50,10 @@ class RamDevice final : public Device {
 
  private:
   struct Unit {
-    std::byte* memory = nullptr;  // null: nothing stored
-    std::uint32_t pages = 0;      // 0: free
-    std::uint32_t next_free = 0;  // valid while free
-    UnitMask live;                // slots not yet released
+    std::byte* memory;        // null: nothing stored
+    std::uint32_t pages;      // 0: free
+    std::uint32_t next_free;  // valid while free
+    UnitMask live;            // slots not yet released
   };
   struct Place {
     std::uint64_t unit = 0;
@@ -73,7 +74,7 @@ class RamDevice final : public Device {
   const Options options_;
   ForkGate gate_;
   mutable Mutex mutex_;  // for the tables; never held while contents are copied
-  SourceArray<Unit> units_ GUARDED_BY(mutex_);
+  ZeroedTable<Unit> units_ GUARDED_BY(mutex_);
   std::uint64_t used_units_ GUARDED_BY(mutex_) = 0;  // units_[used_units_...] were never reserved
   std::uint32_t free_list_ GUARDED_BY(mutex_);
   DeviceStats stats_ GUARDED_BY(mutex_);

@@ -1,0 +1,54 @@
+#include "devices/device_spec.h"
+
+namespace whimbrel {
+namespace {
+
+struct Split {
+  const DeviceKind* kind;
+  std::string_view arguments;
+};
+
+void list_kinds(DeviceKinds kinds, SpecMessage& message) noexcept {
+  for (std::size_t i = 0; i < kinds.size(); ++i) {
+    if (i > 0) message.add(i + 1 < kinds.size() ? ", " : " and ");
+    message.add(kinds[i]->name);
+  }
+}
+
+Result<Split> split(std::string_view text, DeviceKinds kinds, SpecMessage& message) noexcept {
+  const std::size_t colon = text.find(':');
+  const std::string_view name = text.substr(0, colon);
+  for (const DeviceKind* kind : kinds) {
+    if (kind->name == name) {
+      return Split{kind, colon == std::string_view::npos ? std::string_view{} : text.substr(colon + 1)};
+    }
+  }
+  if (text.empty()) {
+    message.add("the device is empty; name one of ");
+  } else {
+    message.add("there is no device '").add(name).add("'; there are ");
+  }
+  list_kinds(kinds, message);
+  return fail(Errc::kInvalid, 0, "device name");
+}
+
+}  // namespace
+
+Result<void> check_device_spec(std::string_view text, DeviceKinds kinds, SpecMessage& message) noexcept {
+  message.clear();
+  const Result<Split> parts = split(text, kinds, message);
+  if (!parts) return std::unexpected(parts.error());
+  return parts->kind->check(parts->arguments, kinds, message);
+}
+
+Result<DeviceHandle> make_device(std::string_view text, const DeviceEnvironment& environment,
+                                 SpecMessage& message) noexcept {
+  message.clear();
+  const Result<Split> parts = split(text, environment.kinds, message);
+  if (!parts) return std::unexpected(parts.error());
+  const Result<Device*> device = parts->kind->make(parts->arguments, environment, message);
+  if (!device) return std::unexpected(device.error());
+  return DeviceHandle(environment.memory, *parts->kind, *device);
+}
+
+}  // namespace whimbrel
