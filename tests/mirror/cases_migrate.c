@@ -178,6 +178,25 @@ MIRROR_CASE(migrate, stops_at_a_gap_in_the_mappings, EACH_KIND) {
   EXPECT_SNAPSHOT(kind, node, at + 16 * DMIRROR_PAGE, 8, "ram*4 dev*4");
 }
 
+MIRROR_CASE(migrate, mixed_protections_and_contents, EACH_KIND) {
+  const int node = open_node(kind->node);
+  const int other = open_node(kind->other);
+  char* at = map_stamped(0, 6, 1);
+  REQUIRE(mprotect(at, DMIRROR_PAGE, PROT_NONE) == 0);
+  REQUIRE(madvise(at + DMIRROR_PAGE, DMIRROR_PAGE, MADV_DONTNEED) == 0);
+  REQUIRE(mprotect(at + DMIRROR_PAGE, 2 * DMIRROR_PAGE, PROT_READ) == 0);
+  REQUIRE(mprotect(at + 5 * DMIRROR_PAGE, DMIRROR_PAGE, PROT_NONE) == 0);
+  EXPECT_SNAPSHOT(kind, node, at, 6, "fault none ram-ro ram*2 fault");
+  EXPECT_ERROR(EINVAL, to_device(node, at, 6).error);
+  EXPECT_SNAPSHOT(kind, node, at, 6, "fault none ram-ro ram*2 fault");
+  EXPECT_TO_DEVICE(node, at + DMIRROR_PAGE, 3, "0 v1*2");
+  EXPECT_SNAPSHOT(kind, node, at, 6, "fault dev-ro*2 dev ram fault");
+  EXPECT_ERROR(ENOENT, to_device(other, at + DMIRROR_PAGE, 4).error);
+  EXPECT_SNAPSHOT(kind, other, at, 6, kind->coherent ? "fault other-ro*2 other dev fault" : "fault none*3 dev fault");
+  EXPECT_ERROR(EINVAL, to_device(node, at + 4 * DMIRROR_PAGE, 2).error);
+  EXPECT_CONTENTS(at + DMIRROR_PAGE, 4, "0 v1*3");
+}
+
 MIRROR_CASE(migrate, file_pages_stay, EACH_KIND) {
   const int node = open_node(kind->node);
   const int file = stamped_file(16, 9);

@@ -49,7 +49,7 @@ MIRROR_CASE(read, huge_hole_becomes_the_huge_zero_page, EACH_KIND) {
   char* at = map_pages(0, 512, READ_WRITE, HUGE_PAGES);
   EXPECT_EQ(1, EXPECT_READ(node, at, 4, "0*4"));
   EXPECT_SNAPSHOT(kind, node, at, 512, "zero-RAM*512");
-  EXPECT_EQ(1, EXPECT_WRITE(node, at + 8 * DMIRROR_PAGE, 1, 2));
+  EXPECT_EQ(1, EXPECT_WRITE(node, at + 8 * DMIRROR_PAGE, 1, 2));  // of a page that was not read
   EXPECT_SNAPSHOT(kind, node, at, 512, "RAM*512");
   EXPECT_CONTENTS(at, 16, "0*8 v2 0*7");
 }

@@ -1,6 +1,7 @@
 #include "memory.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
@@ -54,6 +55,25 @@ char* map_huge_stamped(size_t page, size_t units, unsigned value) {
   stamp(at, units * DMIRROR_UNIT_PAGES, value);
   if (huge_kilobytes_at(at) < units * 2048) skip_case("the host gives no transparent huge pages");
   return at;
+}
+
+bool host_maps_zero_page(void) {
+  static int known = -1;
+  if (known >= 0) return known;
+  known = 1;
+  const size_t length = DMIRROR_PAGE;
+  volatile char* page = mmap(NULL, length, READ_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  REQUIRE(page != MAP_FAILED && pagemap >= 0);
+  REQUIRE(*page == 0);
+  // Bit 56: the page belongs to this mapping alone, which the zero page never does.
+  uint64_t entry = 0;
+  const off_t offset = (off_t)((uintptr_t)page / DMIRROR_PAGE * sizeof entry);
+  REQUIRE(pread(pagemap, &entry, sizeof entry, offset) == sizeof entry);
+  known = !(entry >> 56 & 1);
+  close(pagemap);
+  munmap((void*)(uintptr_t)page, length);
+  return known;
 }
 
 int stamped_file(size_t pages, unsigned value) {

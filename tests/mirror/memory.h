@@ -3,6 +3,7 @@
 #ifndef TESTS_MIRROR_MEMORY_H
 #define TESTS_MIRROR_MEMORY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/mman.h>
 
@@ -38,6 +39,10 @@ char* map_stamped(size_t page, size_t pages, unsigned value);
 // `units` units of 2 MiB from `page` (a multiple of 512), stamped, and really mapped by 2 MiB entries: a host that does
 // not give huge pages skips the case.
 char* map_huge_stamped(size_t page, size_t units, unsigned value);
+
+// Whether reading an empty page maps the shared zero page. Some hosts give a real page at once; then a snapshot may
+// show RAM where it would show the zero page, and a device that has read a page may write it without a fault round.
+bool host_maps_zero_page(void);
 
 // A file in memory of that many pages, stamped as if it were mapped at the start of the window.
 int stamped_file(size_t pages, unsigned value);

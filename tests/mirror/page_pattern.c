@@ -31,7 +31,7 @@ void page_describe(const void* page, long position, char text[PAGE_WORD_SIZE]) {
   for (unsigned i = 0; i < WORDS; i++) any |= word[i];
   for (unsigned i = 1; i < WORDS && pattern; i++) pattern = word[i] == later_word(word[0], i);
   const unsigned value = (unsigned)(word[0] >> 32 & 0xffffu);
-  const long shift = position - (int32_t)word[0];
+  const long shift = (long)(int32_t)position - (int32_t)word[0];  // positions are kept in 32 bits
   if (!any) {
     snprintf(text, PAGE_WORD_SIZE, "0");
   } else if (!pattern) {

@@ -16,7 +16,7 @@ enum { PAGE_WORD_SIZE = 40 };  // room for any word page_describe() writes
 // zeros.
 void page_stamp(void* page, unsigned value, long position);
 
-// Names the contents of a readable page, as seen from `position`.
+// Names the contents of a readable page, as seen from `position`. Positions count modulo 2^32.
 void page_describe(const void* page, long position, char word[PAGE_WORD_SIZE]);
 
 #ifdef __cplusplus

@@ -35,7 +35,7 @@ constexpr char kForkOutput[] =
 
 Vector fork_vector() { return parse_vectors(kForkVector, "test").value().at(0); }
 
-Deviations listed(const std::string& entries) { return Deviations::parse(entries, "list").value(); }
+Deviations listed(const std::string& entries) { return Deviations::parse(entries, "list", {}).value(); }
 
 std::string replaced(std::string text, const std::string& what, const std::string& with) {
   text.replace(text.find(what), what.size(), with);
@@ -145,12 +145,25 @@ TEST(Deviations, AWholeVectorMustDeviateSomewhere) {
 }
 
 TEST(Deviations, RefusesListsThatAreWrong) {
-  EXPECT_FALSE(Deviations::parse("a-fork:8 r => ok\n", "list")) << "unknown reason";
-  EXPECT_FALSE(Deviations::parse("reason r: text\n", "list")) << "unused reason";
-  EXPECT_FALSE(Deviations::parse("reason r:\na-fork:8 r => ok\n", "list")) << "no text";
-  EXPECT_FALSE(Deviations::parse("reason r: text\na-fork:8 r\n", "list")) << "no answer";
-  EXPECT_FALSE(Deviations::parse("reason r: text\na-fork r => ok\n", "list")) << "no line";
-  EXPECT_FALSE(Deviations::parse("reason r: text\na-fork:8 r => ok\na-fork:8 r => ok\n", "list")) << "twice";
+  EXPECT_FALSE(Deviations::parse("a-fork:8 r => ok\n", "list", {})) << "unknown reason";
+  EXPECT_FALSE(Deviations::parse("reason r: text\n", "list", {})) << "unused reason";
+  EXPECT_FALSE(Deviations::parse("reason r:\na-fork:8 r => ok\n", "list", {})) << "no text";
+  EXPECT_FALSE(Deviations::parse("reason r: text\na-fork:8 r\n", "list", {})) << "no answer";
+  EXPECT_FALSE(Deviations::parse("reason r: text\na-fork r => ok\n", "list", {})) << "no line";
+  EXPECT_FALSE(Deviations::parse("reason r: text\na-fork:8 r => ok\na-fork:8 r => ok\n", "list", {})) << "twice";
+}
+
+TEST(Deviations, OneWithAConditionCountsOnlyWhereItHolds) {
+  const std::string entries = "reason r when no-zero-page: text\na-fork:8 r => ok cpages 2 faults 0 : v1*2\n";
+  const std::string output = kForkOutput;
+  const std::string fewer = replaced(output, "faults 1", "faults 0");
+  const Deviations here = Deviations::parse(entries, "list", {"no-zero-page"}).value();
+  EXPECT_TRUE(compare(fork_vector(), fewer, here).differences.empty());
+  EXPECT_FALSE(compare(fork_vector(), output, here).differences.empty());
+  const Deviations elsewhere = Deviations::parse(entries, "list", {}).value();
+  EXPECT_FALSE(compare(fork_vector(), fewer, elsewhere).differences.empty());
+  EXPECT_TRUE(compare(fork_vector(), output, elsewhere).differences.empty());
+  EXPECT_FALSE(Deviations::parse("reason r when rainy: text\na-fork:8 r => ok\n", "list", {})) << "unknown";
 }
 
 TEST(Deviations, MustSpeakOfALineThatMayDeviate) {

@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <optional>
-#include <set>
+
+#include "host.h"
 
 namespace vectors {
 namespace {
@@ -40,12 +41,33 @@ std::optional<Entry> parse_entry(std::string_view line) {
   return entry.deviation.answer.empty() ? std::nullopt : std::optional(entry);
 }
 
+struct Reason {
+  bool holds = true;  // its condition, if it has one
+  bool used = false;
+};
+
+// "reason KEY: TEXT" or "reason KEY when CONDITION: TEXT", without the first word. The error says what is wrong.
+std::expected<std::pair<std::string, Reason>, std::string> parse_reason(std::string_view line,
+                                                                        const std::set<std::string>& conditions) {
+  const std::size_t colon = line.find(':');
+  const std::vector<std::string> words = split_words(line.substr(0, colon));
+  const bool conditional = words.size() == 3 && words[1] == "when";
+  if (colon == std::string_view::npos || split_words(line.substr(colon + 1)).empty() ||
+      (words.size() != 1 && !conditional)) {
+    return std::unexpected("a reason needs a text: 'reason KEY: TEXT' or 'reason KEY when CONDITION: TEXT'");
+  }
+  if (!conditional) return std::pair(words[0], Reason{});
+  if (!known_conditions().contains(words[2])) return std::unexpected("unknown condition '" + words[2] + "'");
+  return std::pair(words[0], Reason{.holds = conditions.contains(words[2]), .used = false});
+}
+
 }  // namespace
 
-std::expected<Deviations, std::string> Deviations::parse(std::string_view text, const std::string& origin) {
+std::expected<Deviations, std::string> Deviations::parse(std::string_view text, const std::string& origin,
+                                                         const std::set<std::string>& conditions) {
   Deviations list;
   list.origin_ = origin;
-  std::set<std::string> used;
+  std::map<std::string, Reason> reasons;
   int number = 0;
   const auto fault = [&](const std::string& what) {
     return std::unexpected(origin + ":" + std::to_string(number) + ": " + what);
@@ -58,24 +80,24 @@ std::expected<Deviations, std::string> Deviations::parse(std::string_view text, 
     if (split_words(line).empty() || line.starts_with("#")) continue;
     constexpr std::string_view kReason = "reason ";
     if (line.starts_with(kReason)) {
-      const std::size_t colon = line.find(':');
-      if (colon == std::string_view::npos || split_words(line.substr(colon + 1)).empty()) {
-        return fault("a reason needs a text: 'reason KEY: TEXT'");
-      }
-      list.reasons_.emplace(line.substr(kReason.size(), colon - kReason.size()), line.substr(colon + 2));
+      auto reason = parse_reason(line.substr(kReason.size()), conditions);
+      if (!reason) return fault(reason.error());
+      if (!reasons.insert(*reason).second) return fault("a second reason '" + reason->first + "'");
       continue;
     }
     auto entry = parse_entry(line);
     if (!entry) return fault("neither 'NAME:LINE KEY => ANSWER' nor 'NAME:* KEY'");
-    if (!list.reasons_.contains(entry->deviation.reason)) return fault("no reason '" + entry->deviation.reason + "'");
-    used.insert(entry->deviation.reason);
+    const auto reason = reasons.find(entry->deviation.reason);
+    if (reason == reasons.end()) return fault("no reason '" + entry->deviation.reason + "'");
+    reason->second.used = true;
+    if (!reason->second.holds) continue;
     entry->deviation.list_line = number;
     if (!list.by_place_.emplace(std::pair(entry->vector, entry->line), entry->deviation).second) {
       return fault("a second entry for the same place");
     }
   }
-  for (const auto& [key, reason] : list.reasons_) {
-    if (!used.contains(key)) return std::unexpected(origin + ": reason '" + key + "' is not used");
+  for (const auto& [key, reason] : reasons) {
+    if (!reason.used) return std::unexpected(origin + ": reason '" + key + "' is not used");
   }
   return list;
 }

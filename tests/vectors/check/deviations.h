@@ -1,18 +1,21 @@
 // The list of answers that may differ from the record, each with a reason.
 //
 //   reason extra-page: an invalidation reaches exactly its range; the kernel's reaches one page further.
+//   reason real-zeros when no-zero-page: reading an empty page gives a real page on this host.
 //   device-counts-one-extra-page:7 extra-page => ok cpages 1 faults 0 : v1
 //   some-case:12 extra-page => *                  any answer, but not the recorded one
 //   some-case:14 extra-page =>? ok                the recorded answer or this one
 //   random-042:* host-without-huge-pages          everything after the first difference in this vector
 //
-// The list is exact: an entry that is not needed fails the run, so that it shrinks when the program under test gets
-// better. What a program sees of its memory by itself can never be listed line by line, and neither can page contents
-// that a device returns.
+// A reason with a condition (host.h) counts only where the condition holds; elsewhere its entries are as if not
+// written. The list is exact: an entry that is not needed fails the run, so that it shrinks when the program under test
+// gets better. What a program sees of its memory by itself can never be listed line by line, and neither can page
+// contents that a device returns.
 #pragma once
 
 #include <expected>
 #include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,8 +33,9 @@ struct Deviation {
 
 class Deviations {
  public:
-  // Without `vectors` the entries are not checked against the records they speak of.
-  [[nodiscard]] static std::expected<Deviations, std::string> parse(std::string_view text, const std::string& origin);
+  // `conditions` are those that hold on this host.
+  [[nodiscard]] static std::expected<Deviations, std::string> parse(std::string_view text, const std::string& origin,
+                                                                    const std::set<std::string>& conditions);
 
   // Every entry must speak of a line of these vectors that may deviate. Entries for vectors that are not among them
   // are left alone when `partial` is set (a run of part of the vectors). The error names all that are wrong.
@@ -42,14 +46,10 @@ class Deviations {
   // The entry for a whole vector, or null.
   [[nodiscard]] const Deviation* find_whole(const std::string& vector) const { return find(vector, kWholeVector); }
 
-  // Number of entries per reason, in the order of the keys.
-  [[nodiscard]] const std::map<std::string, std::string>& reasons() const { return reasons_; }
-
  private:
   static constexpr int kWholeVector = 0;
 
   std::string origin_;
-  std::map<std::string, std::string> reasons_;                 // key, text
   std::map<std::pair<std::string, int>, Deviation> by_place_;  // (vector, line)
 };
 

@@ -11,6 +11,7 @@
 
 #include "comparison.h"
 #include "deviations.h"
+#include "host.h"
 #include "replay_process.h"
 #include "tests/vectors/replay/vector_file.h"
 
@@ -250,7 +251,7 @@ int main(int argc, char** argv) {
   if (!options.deviations.empty()) {
     const auto text = vectors::read_file(options.deviations);
     if (!text) return fail(text.error());
-    auto parsed = Deviations::parse(*text, options.deviations);
+    auto parsed = Deviations::parse(*text, options.deviations, vectors::host_conditions());
     if (!parsed) return fail(parsed.error());
     deviations = std::move(*parsed);
     if (auto checked = deviations.check(all, options.files.size() == 1); !checked) return fail("\n" + checked.error());

@@ -1,0 +1,17 @@
+// What the host under the replayer does differently from the recorded one, for reasons of its own.
+#pragma once
+
+#include <set>
+#include <string>
+
+namespace vectors {
+
+// Names of conditions that hold here:
+//   no-zero-page    reading an empty page maps a real page, not the shared zero page
+//   no-huge-pages   transparent huge pages are off, for programs that ask for them too
+[[nodiscard]] std::set<std::string> host_conditions();
+
+// Every condition that a list of deviations may name.
+[[nodiscard]] const std::set<std::string>& known_conditions();
+
+}  // namespace vectors
