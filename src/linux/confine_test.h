@@ -15,6 +15,13 @@
 
 namespace whimbrel::test {
 
+// ThreadSanitizer gives up on a child of a multi-threaded process that starts threads.
+#if defined(__SANITIZE_THREAD__)
+inline constexpr bool kChildMayStartThreads = false;
+#else
+inline constexpr bool kChildMayStartThreads = true;
+#endif
+
 // Exit status of body() run in a child; -signal when it was killed.
 template <class F>
 int in_child(F body, unsigned limit_seconds = 30) {

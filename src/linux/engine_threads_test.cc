@@ -233,6 +233,7 @@ TEST_P(EngineThreadsTest, CompressorsAndCopiesWork) {
 }
 
 TEST_P(EngineThreadsTest, ForkedChildForgetsThemAndStartsItsOwn) {
+  if (!test::kChildMayStartThreads) GTEST_SKIP() << "ThreadSanitizer cannot start threads in a forked child";
   Event stop;
   const Result<int> n = threads_->start_first(
       [](void* argument) {

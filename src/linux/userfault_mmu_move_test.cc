@@ -169,7 +169,7 @@ TEST_F(MmuMove, WindowLockedByTheProgramIsUnlocked) {
   Memory home(4);
   home.fill(0, 4);
   const PageRange frames = window(4);
-  if (mlock2(window_bytes(frames, 0), frames.count.bytes(), MLOCK_ONFAULT) != 0) {
+  if (syscall(SYS_mlock2, window_bytes(frames, 0), frames.count.bytes(), MLOCK_ONFAULT) != 0) {
     GTEST_SKIP() << "mlock is not permitted: " << strerror(errno);
   }
   EXPECT_COMPLETE(move(frames.first, home.page(0), 4), 4);

@@ -106,7 +106,9 @@ TEST_F(MmuPages, WriteToAProtectedPageIsAMessage) {
     EXPECT_TRUE(message.write_protect);
     EXPECT_TRUE(message.write);
     EXPECT_EQ(message.address, VirtualAddress(home.at(page) + 77));
-    EXPECT_NE(home.at(page)[77], std::byte{0xee});
+    std::byte now[kPageSize];
+    ASSERT_TRUE(mmu().read_program(home.page(page), now));
+    EXPECT_NE(now[77], std::byte{0xee});
     ASSERT_TRUE(mmu().write_protect(home.range(page, 1), false, Wake::kYes));
     writer.join();
     EXPECT_EQ(home.at(page)[77], std::byte{0xee});
