@@ -97,6 +97,14 @@ void Model::forget_unsettled(Page& page) {
   page.settled.clear();
 }
 
+std::vector<VirtualAddress> Model::written() const {
+  std::vector<VirtualAddress> addresses;
+  for (const auto& [page, contents] : pages_) {
+    for (const auto& [offset, word] : contents.words) addresses.emplace_back(page.address().raw() + offset);
+  }
+  return addresses;
+}
+
 std::string Model::check_read(VirtualAddress address, std::uint64_t word) {
   ++reads_checked_;
   const auto it = pages_.find(PageIndex::of(address));

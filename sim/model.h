@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "mm/address.h"
 
@@ -32,13 +33,8 @@ class Model {
   void write(VirtualAddress address, std::uint64_t word);
   // Empty when `word` is a right answer now; else what was expected.
   [[nodiscard]] std::string check_read(VirtualAddress address, std::uint64_t word);
-  // Every word that was ever written, for a last look at all of them: calls `look(address)` in ascending order.
-  template <class F>
-  void for_each_written(F look) const {
-    for (const auto& [page, contents] : pages_) {
-      for (const auto& [offset, word] : contents.words) look(VirtualAddress(page.address().raw() + offset), word);
-    }
-  }
+  // The addresses of all words that hold something, ascending, for a last look at them.
+  [[nodiscard]] std::vector<VirtualAddress> written() const;
   [[nodiscard]] std::size_t mapped_pages() const { return pages_.size(); }
   [[nodiscard]] const std::uint64_t& reads_checked() const { return reads_checked_; }
 

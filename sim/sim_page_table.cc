@@ -1,5 +1,8 @@
 #include "sim/sim_page_table.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "base/check.h"
 
 namespace whimbrel::sim {
@@ -91,16 +94,23 @@ void SimPageTable::move_huge(PageIndex to, PageIndex from) {
 }
 
 void SimPageTable::for_each(PageRange range, const std::function<void(PageIndex, const Slot&)>& visit) const {
-  PageIndex page = range.first;
-  while (page < range.end()) {
-    const auto it = blocks_.find(page.huge_base().raw());
-    const PageIndex block_end = page.huge_base() + PageCount(kPagesPerHuge);
-    if (it == blocks_.end() || it->second->filled == 0) {
-      page = block_end;
-      continue;
+  // Ranges are often far larger than what is there.
+  std::vector<std::uint64_t> bases;
+  if (range.count.raw() / kPagesPerHuge < blocks_.size()) {
+    for (PageIndex base = range.first.huge_base(); base < range.end(); base = base + PageCount(kPagesPerHuge)) {
+      if (blocks_.contains(base.raw())) bases.push_back(base.raw());
     }
-    const Block& in = *it->second;
-    for (; page < block_end && page < range.end(); ++page) {
+  } else {
+    for (const auto& [base, block] : blocks_) {
+      if (range.overlaps({PageIndex(base), PageCount(kPagesPerHuge)})) bases.push_back(base);
+    }
+    std::sort(bases.begin(), bases.end());
+  }
+  for (const std::uint64_t base : bases) {
+    const Block& in = *blocks_.at(base);
+    if (in.filled == 0) continue;
+    const PageRange part = range.intersect({PageIndex(base), PageCount(kPagesPerHuge)});
+    for (PageIndex page = part.first; page < part.end(); ++page) {
       if (const Slot& slot = in.slots[page.index_in_huge()]; !slot.is_empty()) visit(page, slot);
     }
   }

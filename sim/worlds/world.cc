@@ -81,7 +81,7 @@ void World::engine(std::string name, std::function<void()> body) {
 
 void World::run() {
   if (!verdict_.empty()) return;
-  if (options_.failures != 0) program_.tolerate_bus_errors();
+  if (options_.failures != 0 || options_.device_may_go) program_.tolerate_bus_errors();
   driver_->set_scarce(options_.scarce_driver);
   failures_.arm(true);
   const bool finished = run_until_finished("running");
@@ -96,9 +96,9 @@ void World::settle() {
   scheduler_->hold_course(true);
   device_.set_gone(false);
   scheduler_->spawn("last look", Role::kWorker, [this] {
-    program_.model().for_each_written([this](VirtualAddress address, std::uint64_t) {
+    for (const VirtualAddress address : program_.model().written()) {
       if (program_.model().allows(address, false)) read(1, address);
-    });
+    }
     for (int tries = 0; tries < 20 && driver_->map().pages_in_use() != 0; ++tries) (void)driver_->evict_frames();
     space_->pump();
   });

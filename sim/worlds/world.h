@@ -33,6 +33,7 @@ class World {
     AddressSpace::Config engine{
         .staging = PageCount(64), .landing = PageCount(64), .huge = PageCount(3 * kPagesPerHuge)};
     bool scarce_driver = false;
+    bool device_may_go = false;  // a scenario takes the device away for a while: SIGBUS is legal then
     std::uint32_t fault_threads = 1;
   };
 
