@@ -2,6 +2,7 @@
 
 #include <sys/syscall.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstring>
 
@@ -28,7 +29,11 @@ struct Line {
   }
 };
 
+std::atomic<CheckSink> g_sink{nullptr};
+
 }  // namespace
+
+void set_check_sink(CheckSink sink) noexcept { g_sink.store(sink, std::memory_order_release); }
 
 void check_failed(const char* file, int line, const char* condition, const char* message) noexcept {
   Line out;
@@ -44,6 +49,8 @@ void check_failed(const char* file, int line, const char* condition, const char*
     out.add(")");
   }
   out.add("\n  the program is stopped here so that no wrong data is used; please report this line\n");
+  const CheckSink sink = g_sink.exchange(nullptr, std::memory_order_acq_rel);
+  if (sink != nullptr) sink(out.text);
   sys::call(SYS_write, 2, sys::arg(out.text), out.used);
   // SIGABRT with the default action, whatever the program had installed: an abort handler of the program could
   // touch memory that nobody brings home any more.

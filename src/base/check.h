@@ -7,6 +7,11 @@
 
 namespace whimbrel {
 
+// Also receives the message; for processes whose engine threads have no standard error. Called from any thread in any
+// state: it may touch engine memory only. Null: none.
+using CheckSink = void (*)(const char* text) noexcept;
+void set_check_sink(CheckSink sink) noexcept;
+
 [[noreturn]] void check_failed(const char* file, int line, const char* condition, const char* message) noexcept;
 
 }  // namespace whimbrel

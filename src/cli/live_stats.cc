@@ -63,6 +63,8 @@ void LiveStats::print_messages() {
     if (!file_.message(next_message_, text, &pid)) break;
     std::string line = text;
     if (const std::size_t next = line.find("; next: "); next != std::string::npos) line.replace(next, 2, "\n  ");
+    while (line.ends_with('\n')) line.pop_back();
+    if (line.starts_with("whimbrel: ")) line.erase(0, 10);
     std::fprintf(stderr, "whimbrel: process %u: %s\n", pid, line.c_str());
   }
 }

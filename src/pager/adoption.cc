@@ -57,8 +57,11 @@ bool Adoption::scan_locked(Verify verify_what) noexcept {
   for (;;) {
     const Result<Mapping> mapping = core_.space.mmu().mapping_at_or_above(at);
     if (!mapping) break;
-    add_mapping(*mapping);
-    at = mapping->range.end();
+    // The program maps and unmaps while we walk: what was passed may have grown into one with what comes now.
+    Mapping rest = *mapping;
+    if (rest.range.first < at) rest.range = PageRange::between(at, rest.range.end());
+    add_mapping(rest);
+    at = rest.range.end();
   }
   if (unverified_ || verify_what == Verify::kEverything) verify(verify_what);
   const bool installed = install();

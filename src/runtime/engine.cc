@@ -23,6 +23,13 @@ constexpr std::int64_t kGrowthLook = 2 * kMillisecond;
 // Where counters go when there is no statistics file, or no room in it.
 StatsSlot g_private_slot;
 
+// For what a CHECK says on threads that have no standard error.
+StatsFile g_check_file;
+
+void post_check(const char* text) noexcept {
+  if (g_check_file) g_check_file.post(static_cast<std::uint32_t>(sys::getpid()), text);
+}
+
 }  // namespace
 
 void Engine::forbid(PageRange range) noexcept {
@@ -35,6 +42,8 @@ Result<void> Engine::start(const Settings& settings) noexcept {
   if (settings_.stats[0] != 0) {
     const Result<StatsFile> file = StatsFile::open(settings_.stats);
     if (file) file_ = *file;  // without it nobody reads our numbers; the program runs all the same
+    g_check_file = file_;
+    set_check_sink(post_check);
   }
   open_slot();
   const Result<void> memory = tables_.open({});
