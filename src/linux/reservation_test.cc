@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -147,6 +148,33 @@ TEST(Reservation, FramesGoBackToTheKernel) {
   EXPECT_EQ(pages(), static_cast<std::ptrdiff_t>(resident.size()));
   memory.give(big, kBytes);
   EXPECT_EQ(pages(), 0);
+}
+
+TEST(Reservation, StoresLieOnHugePagesWhereAskedFor) {
+  std::string setting;
+  std::getline(std::ifstream("/sys/kernel/mm/transparent_hugepage/enabled"), setting);
+  if (setting.find("[never]") != std::string::npos) GTEST_SKIP() << "transparent huge pages are off: " << setting;
+  const auto huge_kib = [](bool huge_pages) {
+    Reservation memory;
+    EXPECT_TRUE(memory.open({.bytes = 64u << 20, .huge_pages = huge_pages}));
+    void* big = memory.take(16u << 20);
+    std::memset(big, 1, 16u << 20);
+    std::size_t kib = 0;
+    bool ours = false;
+    std::ifstream in("/proc/self/smaps");
+    for (std::string line; std::getline(in, line);) {
+      unsigned long start = 0, end = 0;
+      if (std::sscanf(line.c_str(), "%lx-%lx ", &start, &end) == 2) {
+        ours = memory.range().contains(PageIndex::of(VirtualAddress(start)));
+      } else if (ours && line.rfind("AnonHugePages:", 0) == 0) {
+        kib += std::strtoull(line.c_str() + 14, nullptr, 10);
+      }
+    }
+    memory.give(big, 16u << 20);
+    return kib;
+  };
+  EXPECT_EQ(huge_kib(false), 0u);
+  EXPECT_GE(huge_kib(true), 8u * 1024) << "at least half of 16 MiB, even where few huge pages are free";
 }
 
 TEST(Reservation, GuardsAndFreeTailAreInaccessible) {

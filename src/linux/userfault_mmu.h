@@ -15,8 +15,9 @@
 //
 // Windows are watched only while pages are being moved into them. So the engine's own discards there make no message,
 // an empty window page reads as zeros, and the thread that reads messages may evict. Beyond Mmu's contract: move()
-// into a window unlocks the destination when the program's mlockall() has caught it. After such a call free window
-// pages may be populated with zeros (move() answers kExists): the owner of the frames discards the slot and retries.
+// into a window and discard() of one unlock it when the program's mlockall() has caught it. After such a call free
+// window pages may be populated with zeros (move() answers kExists): the owner of the frames discards the slot and
+// retries.
 #pragma once
 
 #include <atomic>

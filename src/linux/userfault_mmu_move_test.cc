@@ -173,7 +173,14 @@ TEST_F(MmuMove, WindowLockedByTheProgramIsUnlocked) {
     GTEST_SKIP() << "mlock is not permitted: " << strerror(errno);
   }
   EXPECT_COMPLETE(move(frames.first, home.page(0), 4), 4);
+  ASSERT_EQ(syscall(SYS_mlock2, window_bytes(frames, 0), frames.count.bytes(), 0), 0);
+  ASSERT_TRUE(mmu().discard(frames));
+  EXPECT_EQ(*window_bytes(frames, 3), std::byte{0});
+  ASSERT_EQ(syscall(SYS_mlock2, window_bytes(frames, 0), frames.count.bytes(), 0), 0);
   mmu().close_window(frames);
+  const PageRange again = window(4);
+  EXPECT_EQ(*window_bytes(again, 0), std::byte{0});
+  mmu().close_window(again);
 }
 
 TEST_F(MmuMove, TwoThreadsMoveIntoOneWindowSideBySide) {

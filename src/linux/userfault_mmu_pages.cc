@@ -171,11 +171,16 @@ void UserfaultMmu::wake(PageRange range) noexcept {
 }
 
 Result<void> UserfaultMmu::discard(PageRange range) noexcept {
-  for (;;) {
+  for (bool unlocked = false;;) {
     const Result<void> dropped = sys::madvise(pointer(range.first), range.count.bytes(), MADV_DONTNEED);
     if (dropped) return {};
     const int error = dropped.error().sys;
     if (error == EINTR || error == EAGAIN) continue;
+    // The program's mlockall() caught the window, and locked pages are not dropped. A frame must always be freeable.
+    if (error == EINVAL && !unlocked && windows_.contains(range.first)) {
+      unlocked = true;
+      if (sys::munlock(pointer(range.first), range.count.bytes())) continue;
+    }
     // Here out of memory means that a part of the range is not mapped; the rest was dropped.
     return fail(error == ENOMEM ? Errc::kNotFound : dropped.error().code, error, "madvise(MADV_DONTNEED)");
   }

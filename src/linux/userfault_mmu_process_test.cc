@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <fstream>
 #include <memory>
 
 #include "base/mutex.h"
@@ -303,6 +304,35 @@ TEST_F(MmuProcess, LowSoftLimitIsLiftedWhileDescriptorsAreOpened) {
               if (wrong_pages(home_) != 0) return 5;
               engine.stop();
               return 0;
+            }),
+            0);
+}
+
+TEST_F(MmuProcess, ProgramThatLocksAllItsMemoryKeepsItsSizeAndItsNewMemoryCanLeave) {
+  if (!kRawThreadsUsable) GTEST_SKIP() << "locking would populate the sanitizer's shadow memory";
+  EXPECT_EQ(in_child([&] {
+              const Result<UserfaultMmu*> made = UserfaultMmu::create(memory_, {});
+              if (!made) return 1;
+              UserfaultMmu& mmu = **made;
+              const Result<PageRange> window = mmu.open_window(PageCount(64), WindowKind::kSmall);
+              if (!window) return 2;
+              const auto resident_kib = [] {
+                std::uint64_t pages = 0;
+                std::ifstream("/proc/self/statm") >> pages >> pages;
+                return pages * 4;
+              };
+              const std::uint64_t before = resident_kib();
+              if (mlockall(MCL_CURRENT) != 0) return 77;
+              if (resident_kib() > before + 64 * 1024) return 3;
+              // Populated by the lock; its owner knows it is free.
+              Memory fresh(64);
+              fresh.fill(0, 64);
+              Progress progress = mmu.move(window->first, fresh.page(0), PageCount(64), Wake::kNo);
+              if (!progress.failed || progress.error.code != Errc::kExists) return 4;
+              if (!mmu.discard(*window)) return 5;
+              progress = mmu.move(window->first, fresh.page(0), PageCount(64), Wake::kNo);
+              if (progress.failed) return 6;
+              return Memory::holds(mmu.bytes(window->first + PageCount(63)), Memory::mark(63)) ? 0 : 7;
             }),
             0);
 }
