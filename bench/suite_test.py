@@ -22,7 +22,7 @@ sys.path.insert(0, str(HERE))
 from suite import cgroup, compare, janitor, marks, sampler, svg, units  # noqa: E402
 from suite.cases import parse_phases  # noqa: E402
 from suite.runner import RunFailed  # noqa: E402
-from suite.sides import Budget, NoLimit, Whimbrel, whimbrel_works  # noqa: E402
+from suite.sides import Budget, NoLimit, Whimbrel, judge_budget, whimbrel_works  # noqa: E402
 from suite.swap import ZramSwap  # noqa: E402
 
 BUILD = None
@@ -147,6 +147,17 @@ class Sides(unittest.TestCase):
         self.assertIn("ended with 1", whimbrel_works("/bin/false"))
 
 
+    def test_a_program_that_was_not_managed_does_not_count(self):
+        budget, need = Budget(ram=64 << 20, total=100 << 20), 256 << 20
+        good = {"pages_out": 5, "peak_resident_bytes": 64 << 20}
+        self.assertIsNone(judge_budget(good, budget, {"total": 150 << 20}, need, False))
+        self.assertIn("no statistics", judge_budget(None, budget, {}, need, False))
+        self.assertIn("not managed", judge_budget({**good, "pages_out": 0}, budget, {}, need, False))
+        self.assertIn("did not hold", judge_budget({**good, "peak_resident_bytes": 70 << 20}, budget, {}, need, False))
+        self.assertIn("did not hold", judge_budget(good, budget, {"total": 120 << 20}, need, True))
+        self.assertIsNone(judge_budget({"pages_out": 0}, Budget(ram=1 << 30), {}, need, False), "memory suffices")
+
+
 class Sampling(unittest.TestCase):
     def test_memory_of_a_child_is_seen(self):
         body = "import time; data = bytearray(b'x') * (64 << 20); print('ready', flush=True); time.sleep(60)"
@@ -175,6 +186,8 @@ class Plots(unittest.TestCase):
         for picture in (bars, line):
             xml.dom.minidom.parseString(picture)
         self.assertIn("3.00x", bars)
+        self.assertEqual(svg._round_ticks(51), [0, 20, 40, 60])
+        self.assertEqual(svg._round_ticks(0.5), [0, 0.1, 0.2, 0.30000000000000004, 0.4, 0.5])
         self.assertLess(len(line), 20000, "long lines are thinned")
         self.assertIsNone(svg.ratio_bars("none", [], [], {}))
 

@@ -175,6 +175,14 @@ def _sides_for(case, sides, smoke):
     return sides
 
 
+def _ratios_for(case, arguments):
+    if case.name == "touch":
+        return []  # what matters about first touch is its price when memory suffices
+    if arguments.smoke and not isinstance(case, WorkloadCase):
+        return [1.4]
+    return arguments.ratios
+
+
 def _measure(arguments, tools, janitor):
     deadline = time.monotonic() + 60 * arguments.max_minutes if arguments.max_minutes else None
     plan = Plan(arguments.rounds, arguments.timeout, _settler(tools), arguments.nice, deadline)
@@ -187,7 +195,7 @@ def _measure(arguments, tools, janitor):
             say(f"{case.name}: skipped: {reason}")
             continue
         case.prepare()
-        for ratio in arguments.ratios if case.name != "touch" else []:
+        for ratio in _ratios_for(case, arguments):
             budgets = f"{ratio:g}:1"
             result = CaseResult(case, budgets, _sides_for(case, sides, arguments.smoke))
             run_rounds(result, _pressure_budget(ratio), plan, janitor)

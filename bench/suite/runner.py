@@ -136,9 +136,12 @@ def run_case(case, side, budget, janitor, timeout, nice=0):
                 context.stop_all()
             wall = time.monotonic() - start
             reported = entered.finished()
+            samples = sorted((s for sampler in context.samplers for s in sampler.samples), key=lambda s: s["t"])
+            broken = entered.broken_promise(budget, peaks(samples), budget.data)
+            if broken:
+                raise RunFailed(broken)
     except RuntimeError as error:  # the side could not be set up
         raise RunFailed(str(error)) from error
-    samples = sorted((s for sampler in context.samplers for s in sampler.samples), key=lambda s: s["t"])
     for figures in phases.values():
         figures["peaks"] = peaks(samples, figures.get("start_ns"), figures.get("end_ns"))
     return {"phases": phases, "digest": digest, "peaks": peaks(samples), "samples": samples, "side": reported,

@@ -39,6 +39,10 @@ class Entered:
         """What the side itself reports about the run that just ended."""
         return {}
 
+    def broken_promise(self, _budget, _peaks, _need):
+        """None, or why the run's figures must not count: it did not happen under the limit it was to be under."""
+        return None
+
     def out_of_memory(self):
         """True when the side ended a program because it found no memory for it."""
         return False
@@ -118,9 +122,13 @@ def file_side(directory):
 
 
 class _EnteredWhimbrel(Entered):
-    def __init__(self, prefix, stats):
+    def __init__(self, prefix, stats, use_total):
         self._prefix = prefix
         self._stats = stats
+        self._use_total = use_total
+
+    def broken_promise(self, budget, peaks, need):
+        return judge_budget(self.finished()["stats"], budget, peaks, need, self._use_total)
 
     def wrap(self, argv):
         return [*self._prefix, "--stats", str(self._stats), "--", *argv]
@@ -136,6 +144,19 @@ class _EnteredWhimbrel(Entered):
         except ValueError:
             lines = [json.loads(line) for line in text.splitlines() if line.strip()]
             return {"stats": lines[-1] if lines else None}
+
+
+def judge_budget(stats, budget, peaks, need, use_total):
+    """None, or a sentence: a program that was not managed at all, or had more than its budget, is fast for no reason."""
+    if not stats:
+        return "whimbrel wrote no statistics"
+    limit = budget.total if use_total else budget.ram
+    if need > 1.3 * limit and not stats.get("pages_out"):
+        return f"no page was moved out although the program wants {need >> 20} MiB and may have {limit >> 20} MiB: not managed"
+    used = peaks.get("total", 0) if use_total else stats.get("peak_resident_bytes", 0)
+    if used > 1.05 * limit + (1 << 20):
+        return f"the budget did not hold: {used >> 20} MiB {'in all' if use_total else 'resident'} of {limit >> 20} MiB"
+    return None
 
 
 class Whimbrel:
@@ -169,7 +190,7 @@ class Whimbrel:
     @contextlib.contextmanager
     def enter(self, _janitor, budget):
         with tempfile.TemporaryDirectory(prefix="whimbrel-bench-") as directory:
-            yield _EnteredWhimbrel(self.command(budget), pathlib.Path(directory) / "stats.json")
+            yield _EnteredWhimbrel(self.command(budget), pathlib.Path(directory) / "stats.json", self._use_total)
 
 
 def whimbrel_works(binary):

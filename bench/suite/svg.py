@@ -70,6 +70,13 @@ def ratio_bars(title, groups, series, values):
     return _document(width, height, parts)
 
 
+def _round_ticks(highest):
+    """About five multiples of a round step, from 0 to at least `highest`."""
+    power = 10 ** math.floor(math.log10(highest / 5))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power * 5 >= highest)
+    return [step * i for i in range(math.ceil(highest / step) + 1)]
+
+
 def _thinned(points, limit=400):
     """At most about `limit` points; of each stretch the highest, so that no peak is lost."""
     if len(points) <= limit:
@@ -83,16 +90,17 @@ def lines(title, y_label, series):
     points = [p for line in series.values() for p in line]
     if not points:
         return None
-    x_max = max(p[0] for p in points) or 1.0
-    y_max = max(p[1] for p in points) * 1.05 or 1.0
+    x_ticks = _round_ticks(max(p[0] for p in points) or 1.0)
+    y_ticks = _round_ticks(max(p[1] for p in points) or 1.0)
+    x_max, y_max = x_ticks[-1], y_ticks[-1]
     left, top, width, height = 70, 40, 620, 280
     parts = [_text(left, 22, title, extra='font-weight="bold"'), _text(left, top + height + 34, "seconds since the start"),
              _text(12, top - 8, y_label)]
-    for index in range(6):
-        x, y = left + width * index / 5, top + height - height * index / 5
+    for tick in y_ticks:
+        y = top + height - height * tick / y_max
         parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
-        parts.append(_text(left - 6, y + 4, f"{y_max * index / 5:.0f}", "end"))
-        parts.append(_text(x, top + height + 16, f"{x_max * index / 5:.3g}", "middle"))
+        parts.append(_text(left - 6, y + 4, f"{tick:g}", "end"))
+    parts += [_text(left + width * tick / x_max, top + height + 16, f"{tick:g}", "middle") for tick in x_ticks]
     for index, line in enumerate(series.values()):
         path = " ".join(f"{left + width * x / x_max:.1f},{top + height - height * value / y_max:.1f}" for x, value in _thinned(line))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{_COLOURS[index % len(_COLOURS)]}" stroke-width="1.5"/>')
