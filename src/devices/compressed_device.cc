@@ -83,6 +83,7 @@ DeviceTraits CompressedDevice::traits() const noexcept {
 // --- statistics -----------------------------------------------------------------------------------------------------
 
 DeviceStats CompressedDevice::stats() const noexcept {
+  GatePass pass(gate_);  // also here, or a child could inherit a lock held by a thread that it does not have
   constexpr auto kRelaxed = std::memory_order_relaxed;
   return {.stored_pages = counters_.stored_pages.load(kRelaxed),
           .same_filled_pages = counters_.same_filled_pages.load(kRelaxed),

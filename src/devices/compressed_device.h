@@ -119,7 +119,7 @@ class CompressedDevice final : public Device, private ChunkOwner {
   UnitTable table_;
   ContextPool<BlobEncoder> encoders_;
   ContextPool<LoadContext> loaders_;
-  ForkGate gate_;
+  mutable ForkGate gate_;
   Mutex stripes_[kStripes];
   Counters counters_;
 };

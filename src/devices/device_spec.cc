@@ -1,5 +1,7 @@
 #include "devices/device_spec.h"
 
+#include "devices/text_cut.h"
+
 namespace whimbrel {
 namespace {
 
@@ -16,12 +18,9 @@ void list_kinds(DeviceKinds kinds, SpecMessage& message) noexcept {
 }
 
 Result<Split> split(std::string_view text, DeviceKinds kinds, SpecMessage& message) noexcept {
-  const std::size_t colon = text.find(':');
-  const std::string_view name = text.substr(0, colon);
+  const auto [name, arguments] = cut(text, ':');
   for (const DeviceKind* kind : kinds) {
-    if (kind->name == name) {
-      return Split{kind, colon == std::string_view::npos ? std::string_view{} : text.substr(colon + 1)};
-    }
+    if (kind->name == name) return Split{kind, arguments};
   }
   if (text.empty()) {
     message.add("the device is empty; name one of ");

@@ -44,6 +44,7 @@ DeviceTraits RamDevice::traits() const noexcept {
 }
 
 DeviceStats RamDevice::stats() const noexcept {
+  GatePass pass(gate_);  // also here, or a child could inherit the lock held by a thread that it does not have
   MutexLock lock(mutex_);
   DeviceStats stats = stats_;
   stats.raw_pages = stats.stored_pages;

@@ -1,9 +1,8 @@
 // RamDevice: contents copied, as they are, into memory from a MemorySource.
 //
-// The simplest correct Device. It saves no memory; it is what the others are compared with, what the simulation runs
-// on, and what separates the cost of moving pages from the cost of a codec.
-//
-// Memory is held per reservation: it is taken by the first store and given back with the last released slot.
+// The simplest correct Device. It saves no memory; it is what the others are compared with and what the simulation
+// runs on. It is not tuned: memory is held per reservation, taken by the store and given back with the last released
+// slot, so that every store touches fresh memory.
 #pragma once
 
 #include <cstdint>
@@ -72,7 +71,7 @@ class RamDevice final : public Device {
 
   MemorySource& source_;
   const Options options_;
-  ForkGate gate_;
+  mutable ForkGate gate_;
   mutable Mutex mutex_;  // for the tables; never held while contents are copied
   ZeroedTable<Unit> units_ GUARDED_BY(mutex_);
   std::uint64_t used_units_ GUARDED_BY(mutex_) = 0;  // units_[used_units_...] were never reserved

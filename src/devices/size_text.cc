@@ -15,7 +15,8 @@ std::optional<unsigned> unit_shift(std::string_view unit) noexcept {
   if (unit.empty()) return 0;
   const char letter = unit[0] >= 'a' && unit[0] <= 'z' ? static_cast<char>(unit[0] - 'a' + 'A') : unit[0];
   const std::size_t index = kUnits.find(letter);
-  if (index == std::string_view::npos || (unit.size() > 1 && unit.substr(1) != "iB")) return std::nullopt;
+  unit.remove_prefix(1);
+  if (index == std::string_view::npos || (!unit.empty() && unit != "iB")) return std::nullopt;
   return static_cast<unsigned>(10 * (index + 1));
 }
 
@@ -25,7 +26,7 @@ std::optional<std::uint64_t> parse_size(std::string_view text) noexcept {
   std::uint64_t whole = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), whole);
   if (error != std::errc{} || end == text.data()) return std::nullopt;
-  std::string_view rest = text.substr(static_cast<std::size_t>(end - text.data()));
+  std::string_view rest(end, static_cast<std::size_t>(text.data() + text.size() - end));
   // The fraction in billionths: enough digits for a byte of a gigabyte, and no floating point.
   constexpr std::uint64_t kBillion = 1'000'000'000;
   std::uint64_t fraction = 0;

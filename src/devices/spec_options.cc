@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "devices/size_text.h"
+#include "devices/text_cut.h"
 
 namespace whimbrel {
 namespace {
@@ -111,11 +112,9 @@ Result<void> parse_options(std::string_view device, std::string_view arguments, 
                            SpecMessage& message) noexcept {
   std::uint64_t seen = 0;
   while (!arguments.empty()) {
-    const std::size_t comma = arguments.find(',');
-    const std::string_view item = arguments.substr(0, comma);
-    arguments = comma == std::string_view::npos ? std::string_view{} : arguments.substr(comma + 1);
-    const std::size_t equals = item.find('=');
-    const std::string_view name = item.substr(0, equals);
+    const Cut item = cut(arguments, ',');
+    arguments = item.after;
+    const auto [name, value] = cut(item.before, '=');
     const SpecOption* option = find_option(options, name);
     if (option == nullptr) return unknown(device, name, options, message);
     const std::uint64_t bit = std::uint64_t{1} << (option - options.data());
@@ -124,7 +123,6 @@ Result<void> parse_options(std::string_view device, std::string_view arguments, 
       return fail(Errc::kInvalid, 0, "device option");
     }
     seen |= bit;
-    const std::string_view value = equals == std::string_view::npos ? std::string_view{} : item.substr(equals + 1);
     if (const Result<void> set = set_option(device, *option, value, message); !set) return set;
   }
   return {};

@@ -127,6 +127,9 @@ TEST_P(DeviceSuite, ForkInTheMiddleOfOperations) {
       }
     });
   }
+  threads.emplace_back([&] {
+    while (!stop) EXPECT_GE(device_->stats().stored_pages, all.size());
+  });
   // The child must not use the heap: another thread may have held it, and not every sanitizer repairs that.
   Pages contents(unit_), back(unit_);
   const auto intact = [&](DeviceSlot slot, std::uint64_t seed) {
@@ -143,6 +146,7 @@ TEST_P(DeviceSuite, ForkInTheMiddleOfOperations) {
                              fill_mixed(77, contents.bytes());
                              const Result<DeviceSlot> slot = device_->reserve(unit_);
                              if (!slot || !store(*device_, *slot, unit_, contents.data())) return 2;
+                             if (device_->stats().stored_pages < all.size() * unit_) return 4;
                              return intact(*slot, 77) ? 0 : 3;
                            }),
               0);
