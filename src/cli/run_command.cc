@@ -9,15 +9,15 @@
 #include <fstream>
 
 #include "cli/available_memory.h"
-#include "cli/device_spec.h"
 #include "cli/live_stats.h"
 #include "cli/options.h"
 #include "cli/preload_library.h"
 #include "cli/program.h"
 #include "cli/readiness.h"
-#include "cli/size_text.h"
 #include "cli/summary.h"
 #include "cli/supervisor.h"
+#include "devices/device_spec.h"
+#include "devices/size_text.h"
 #include "runtime/settings.h"
 
 extern char** environ;
@@ -61,6 +61,15 @@ int read_limits(const RunOptions& options, Limits* out) {
     out->ram = half > kSmallestBudget ? half : kSmallestBudget;
   }
   return 0;
+}
+
+int check_device(const std::string& spec) {
+  SpecMessage message;
+  if (spec.size() >= sizeof(Settings::device)) return complain(kExitUsage, "--device: too long a specification", "leave options out");
+  if (check_device_spec(spec, built_in_devices(), message)) return 0;
+  std::string choices = "one of";
+  for (const DeviceKind* kind : built_in_devices()) choices.append("\n    ").append(kind->usage);
+  return complain(kExitUsage, "--device " + spec + ": " + message.c_str(), choices);
 }
 
 int check_program(const ProgramReport& report) {
@@ -125,10 +134,10 @@ int run_command(const RunOptions& options) {
   if (options.command.empty()) return complain(kExitUsage, "no program given", "whimbrel run --ram 64M -- PROGRAM ARGUMENTS");
   Limits limits;
   if (const int bad = read_limits(options, &limits)) return bad;
-  std::string problem, advice;
-  if (!check_device_spec(options.device, &problem, &advice)) return complain(kExitUsage, problem, advice);
+  if (const int bad = check_device(options.device)) return bad;
   const ProgramReport program = inspect_program(options.command.front());
   if (const int bad = check_program(program)) return bad;
+  std::string problem, advice;
   if (!ready_to_run(&problem, &advice)) return complain(kExitCannotRun, problem, advice);
   const std::string library = find_preload_library(&problem);
   if (library.empty()) {

@@ -20,6 +20,7 @@
 #include <span>
 
 #include "base/mutex.h"
+#include "devices/device_spec.h"
 #include "linux/clock.h"
 #include "linux/raw_engine_threads.h"
 #include "linux/reservation.h"
@@ -37,7 +38,7 @@ namespace whimbrel {
 
 class Engine final : private Footprint {
  public:
-  constexpr Engine() noexcept = default;
+  Engine() noexcept = default;
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
@@ -80,6 +81,7 @@ class Engine final : private Footprint {
   // ---- putting the pieces together, on the background thread (engine_assembly.cc) ----
   [[nodiscard]] Result<void> bring_up() noexcept;
   [[nodiscard]] Result<void> make_pieces() noexcept;
+  [[nodiscard]] Result<void> make_the_device() noexcept;
   [[nodiscard]] Result<void> make_pager() noexcept;
   [[nodiscard]] Result<void> start_fault_thread() noexcept;
   static void fault_entry(void* self) noexcept;
@@ -109,7 +111,7 @@ class Engine final : private Footprint {
   // Made by bring_up(), constant afterwards, inherited by children.
   UserfaultMmu* mmu_ = nullptr;
   AddressSpace* space_ = nullptr;
-  Device* device_ = nullptr;
+  DeviceHandle device_;
   Pager* pager_ = nullptr;
   FaultService* faults_ = nullptr;
   bool asleep_ = false;  // in a child: the pieces are inherited, but not yet taken over

@@ -1,8 +1,6 @@
 // Engine: putting the pieces together. On the background thread, when the process has grown to half its budget.
 #include <new>
 
-#include "devices/compressed_device.h"
-#include "devices/ram_device.h"
 #include "runtime/engine.h"
 
 namespace whimbrel {
@@ -35,11 +33,19 @@ Result<void> Engine::make_pieces() noexcept {
   const Result<AddressSpace*> space = AddressSpace::create(*mmu_, tables_, clock_, AddressSpace::Config{});
   if (!space) return std::unexpected(space.error());
   space_ = *space;
-  CompressedDevice::Options device_options;
-  device_options.clock = &clock_;
-  const Result<CompressedDevice*> device = CompressedDevice::create(store_, device_options);
-  if (!device) return std::unexpected(device.error());
-  device_ = *device;
+  return make_the_device();
+}
+
+Result<void> Engine::make_the_device() noexcept {
+  const DeviceEnvironment environment{.memory = store_, .kinds = built_in_devices(), .clock = &clock_};
+  SpecMessage message;
+  Result<DeviceHandle> device =
+      make_device(settings_.device[0] != 0 ? settings_.device : "zstd", environment, message);
+  if (!device) {
+    say(message.c_str());
+    return std::unexpected(device.error());
+  }
+  device_ = std::move(*device);
   return {};
 }
 

@@ -98,11 +98,11 @@ class BadInput(CommandTest):
         self.assert_refused(done, r"papyrus", r"zstd", r"lz4", r"\bram\b")
 
     def test_unknown_device_option(self):
-        done = self.call("run", "--ram", "64M", "--device", "zstd,colour=blue", "--", *self.marker())
+        done = self.call("run", "--ram", "64M", "--device", "zstd:colour=blue", "--", *self.marker())
         self.assert_refused(done, r"colour")
 
     def test_bad_device_option_value(self):
-        done = self.call("run", "--ram", "64M", "--device", "zstd,capacity=much", "--", *self.marker())
+        done = self.call("run", "--ram", "64M", "--device", "zstd:capacity=much", "--", *self.marker())
         self.assert_refused(done, r"capacity", r"much")
 
     def test_missing_program(self):
@@ -219,7 +219,7 @@ class Restricted(CommandTest):
 
     def test_device_full(self):
         # Incompressible contents do not fit: said once, with a next step; the program loses nothing and ends as always.
-        done = self.call("run", "--ram", "32M", "--device", "zstd,capacity=16M", "--", *self.fill_command(160, "random"))
+        done = self.call("run", "--ram", "32M", "--device", "zstd:capacity=16M", "--", *self.fill_command(160, "random"))
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(done.stdout, "160 blocks of 1048576 bytes right\n")
         self.assertRegex(done.stderr, r"(?m)^whimbrel: .*full")
