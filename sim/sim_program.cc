@@ -1,5 +1,6 @@
 #include "sim/sim_program.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <optional>
 
@@ -73,9 +74,14 @@ Access SimProgram::write(std::uint32_t thread, VirtualAddress address, std::uint
   return access;
 }
 
-void SimProgram::begin_change() {
+void SimProgram::begin_change(PageRange range) {
   point();
-  mmu_.lock_for_change();
+  for (;;) {
+    mmu_.lock_for_change();
+    const auto overlaps = [range](PageRange moving) { return moving.overlaps(range); };
+    if (std::none_of(moving_.begin(), moving_.end(), overlaps)) return;
+    Scheduler::current()->yield();
+  }
 }
 
 void SimProgram::publish_and_wait(SimUserfault::Ticket change, const Message& event) {
@@ -94,7 +100,7 @@ void SimProgram::unmap_step(PageRange range) {
 }
 
 void SimProgram::mmap(PageRange range, std::uint32_t attributes) {
-  begin_change();
+  begin_change(range);
   SimUserfault& userfault = mmu_.userfault();
   std::optional<SimUserfault::Ticket> change;
   if (mmu_.space().any_watched(range)) change = userfault.begin_change();
@@ -112,7 +118,7 @@ void SimProgram::mmap(PageRange range, std::uint32_t attributes) {
 }
 
 void SimProgram::munmap(PageRange range) {
-  begin_change();
+  begin_change(range);
   std::optional<SimUserfault::Ticket> change;
   if (mmu_.space().any_watched(range)) change = mmu_.userfault().begin_change();
   unmap_step(range);
@@ -124,7 +130,7 @@ void SimProgram::munmap(PageRange range) {
 }
 
 Result<void> SimProgram::mprotect(PageRange range, std::uint32_t protection) {
-  begin_change();
+  begin_change(range);
   if (!mmu_.space().is_covered(range)) return fail(Errc::kNoMemory, 0, "sim mprotect");
   auto done = mmu_.space().change(
       range, [protection](Vma& vma) { vma.attributes = (vma.attributes & ~kProtection) | protection; });
@@ -133,7 +139,7 @@ Result<void> SimProgram::mprotect(PageRange range, std::uint32_t protection) {
 }
 
 Result<void> SimProgram::mremap(PageRange from, PageIndex to, bool keep_source) {
-  begin_change();
+  begin_change(from);
   SimAddressSpace& space = mmu_.space();
   SimUserfault& userfault = mmu_.userfault();
   const PageRange destination{to, from.count};
@@ -148,6 +154,7 @@ Result<void> SimProgram::mremap(PageRange from, PageIndex to, bool keep_source) 
   if (space.any_watched(destination)) unmapped_destination = userfault.begin_change();
   if (watched) moved = userfault.begin_change();
   if (watched && !keep_source) unmapped_source = userfault.begin_change();
+  moving_.push_back(from);
   unmap_step(destination);
   CHECK(space.move_mapping(from, to, keep_source).has_value());
   model_.move(from, to, keep_source);
@@ -164,11 +171,12 @@ Result<void> SimProgram::mremap(PageRange from, PageIndex to, bool keep_source) 
   event.kind = Message::Kind::kUnmap;
   event.to = PageIndex();
   if (unmapped_source) publish_and_wait(*unmapped_source, event);
+  moving_.erase(std::find(moving_.begin(), moving_.end(), from));
   return {};
 }
 
 Result<void> SimProgram::grow(PageIndex mapping, PageCount to) {
-  begin_change();
+  begin_change({mapping, PageCount(1)});
   Vma* vma = mmu_.space().find(mapping);
   if (vma == nullptr || to <= vma->range.count) return fail(Errc::kInvalid, 0, "sim mremap grow");
   const PageRange added = PageRange::between(vma->range.end(), vma->range.first + to);
@@ -179,7 +187,7 @@ Result<void> SimProgram::grow(PageIndex mapping, PageCount to) {
 }
 
 Result<void> SimProgram::dontneed(PageRange range) {
-  point();
+  begin_change(range);
   model_.discard_begins(range);
   PageIndex done = range.first;
   auto result = mmu_.discard_pages(range, [&](PageRange part) {
@@ -195,7 +203,7 @@ Result<void> SimProgram::dontneed(PageRange range) {
 }
 
 Result<void> SimProgram::free_lazily(PageRange range) {
-  point();
+  begin_change(range);
   model_.discard_begins(range);
   PageIndex done = range.first;
   auto result = mmu_.discard_pages(range, [&](PageRange part) {
@@ -209,7 +217,7 @@ Result<void> SimProgram::free_lazily(PageRange range) {
 }
 
 Result<void> SimProgram::advise(PageRange range, std::uint32_t set, std::uint32_t clear) {
-  begin_change();
+  begin_change(range);
   if (!mmu_.space().is_covered(range)) return fail(Errc::kNoMemory, 0, "sim madvise");
   return mmu_.space().change(range, [set, clear](Vma& vma) { vma.attributes = (vma.attributes & ~clear) | set; });
 }

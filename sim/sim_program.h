@@ -47,13 +47,16 @@ class SimProgram {
  private:
   Access touch(std::uint32_t thread, VirtualAddress address, bool write);
   void report(const char* what, VirtualAddress address, const std::string& detail);
-  void begin_change();
+  void begin_change(PageRange range);
   void publish_and_wait(SimUserfault::Ticket change, const Message& event);
   void unmap_step(PageRange range);
 
   SimMmu& mmu_;
   Model model_;
   bool bus_is_legal_ = false;
+  // Sources of mremap calls that have not returned. Other threads leave them alone until then: a program that changes a
+  // range while it is being moved away races with itself, and no order of its messages would tell what it meant.
+  std::vector<PageRange> moving_;
   std::vector<std::string> violations_;
 };
 
