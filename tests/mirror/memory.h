@@ -36,8 +36,8 @@ char* map_pages(size_t page, size_t pages, int protection, enum page_size size);
 // The same, writable and stamped with `value` by the CPU.
 char* map_stamped(size_t page, size_t pages, unsigned value);
 
-// `units` units of 2 MiB from `page` (a multiple of 512), stamped, and really mapped by 2 MiB entries: a host that does
-// not give huge pages skips the case.
+// `units` units of 2 MiB from `page` (a multiple of 512), stamped, and really mapped by 2 MiB entries. Skips the case
+// where huge pages are off; where they are on and do not come, the case fails.
 char* map_huge_stamped(size_t page, size_t units, unsigned value);
 
 // Whether reading an empty page maps the shared zero page. Some hosts give a real page at once; then a snapshot may
