@@ -28,7 +28,7 @@ struct Costs {
   Curve discard;  // of present pages of a window
   std::int64_t system_call = 0;
   std::int64_t deliver = 0;  // from a thread's touch of a missing page to the message in another thread's hands
-  std::int64_t resume = 0;   // from the end of the resolving call to the touching thread running again
+  std::int64_t resume = 0;   // what it takes beyond copying until the touching thread runs again
   std::int64_t took = 0;     // the calibration itself
 
   // A demand fetch of `pages` pages, from touch to running again.
