@@ -21,6 +21,8 @@ void Model::protect(PageRange range, bool readable, bool writable) {
   }
 }
 
+void Model::leave_open(Page& page) { page.open_until = page.now++; }
+
 void Model::move(PageRange from, PageIndex to, bool keep_source) {
   std::map<PageIndex, Page> moved;
   for (auto it = pages_.lower_bound(from.first); it != pages_.end() && it->first < from.end();) {
@@ -28,13 +30,12 @@ void Model::move(PageRange from, PageIndex to, bool keep_source) {
     if (old.discards_running > 0) {
       // The discard goes on at the old address; whether it had taken this page is not known.
       old.discards_running = 0;
-      old.undecided = true;
+      leave_open(old);
     }
     moved.emplace(to + (it->first - from.first), std::move(old));
     if (keep_source) {
       it->second.words.clear();
-      it->second.settled.clear();
-      it->second.undecided = it->second.may_still_vanish = false;
+      it->second.may_still_vanish = false;
       ++it;
     } else {
       it = pages_.erase(it);
@@ -46,8 +47,7 @@ void Model::move(PageRange from, PageIndex to, bool keep_source) {
 void Model::discard_begins(PageRange range) {
   for (auto it = pages_.lower_bound(range.first); it != pages_.end() && it->first < range.end(); ++it) {
     ++it->second.discards_running;
-    if (!it->second.undecided) it->second.settled.clear();
-    it->second.undecided = true;
+    leave_open(it->second);
   }
 }
 
@@ -55,16 +55,16 @@ void Model::discard_ends(PageRange range) {
   for (auto it = pages_.lower_bound(range.first); it != pages_.end() && it->first < range.end(); ++it) {
     Page& page = it->second;
     page.words.clear();
-    page.settled.clear();
     if (page.discards_running > 0) --page.discards_running;
-    page.undecided = page.discards_running > 0;
     page.may_still_vanish = false;
   }
 }
 
 void Model::discard_cancelled(PageRange range) {
   for (auto it = pages_.lower_bound(range.first); it != pages_.end() && it->first < range.end(); ++it) {
-    if (it->second.discards_running > 0) --it->second.discards_running;
+    if (it->second.discards_running == 0) continue;
+    --it->second.discards_running;
+    leave_open(it->second);  // what was written meanwhile may be gone as well
   }
 }
 
@@ -72,8 +72,8 @@ void Model::free_lazily(PageRange range) {
   for (auto it = pages_.lower_bound(range.first); it != pages_.end() && it->first < range.end(); ++it) {
     Page& page = it->second;
     if (page.discards_running > 0) --page.discards_running;
-    page.undecided = page.may_still_vanish = true;
-    page.settled.clear();
+    page.may_still_vanish = true;
+    leave_open(page);
   }
 }
 
@@ -86,15 +86,8 @@ void Model::write(VirtualAddress address, std::uint64_t word) {
   const auto it = pages_.find(PageIndex::of(address));
   CHECK(it != pages_.end() && it->second.writable);
   const std::uint64_t offset = address.raw() & (kPageSize - 1);
-  it->second.words[offset] = word;
-  if (it->second.undecided) it->second.settled[offset] = true;
+  it->second.words[offset] = {word, it->second.now};
   it->second.may_still_vanish = false;
-}
-
-void Model::forget_unsettled(Page& page) {
-  std::erase_if(page.words, [&](const auto& entry) { return !page.settled.contains(entry.first); });
-  page.undecided = page.may_still_vanish = false;
-  page.settled.clear();
 }
 
 std::vector<VirtualAddress> Model::written() const {
@@ -112,19 +105,21 @@ std::string Model::check_read(VirtualAddress address, std::uint64_t word) {
   Page& page = it->second;
   const std::uint64_t offset = address.raw() & (kPageSize - 1);
   const auto stored = page.words.find(offset);
-  const std::uint64_t expected = stored == page.words.end() ? 0 : stored->second;
-  const bool open = page.undecided && !page.settled.contains(offset);
+  if (stored == page.words.end()) return word == 0 ? "" : "expected 0";
+  const auto [expected, born] = stored->second;
+  const bool open = born <= page.open_until || page.discards_running > 0;
   if (word == expected) {
-    const bool shows_old_contents = open && expected != 0;
-    if (shows_old_contents && !page.may_still_vanish && page.discards_running == 0) {
-      page.undecided = false;
-      page.settled.clear();
-    }
+    // Still there: no discard since its birth has taken it.
+    const bool settles = open && expected != 0 && !page.may_still_vanish && page.discards_running == 0;
+    if (settles) page.open_until = born - 1;
     return "";
   }
   if (open && word == 0) {
-    // While a discard is running the page can still be seen either way by others; afterwards it has vanished.
-    if (page.discards_running == 0) forget_unsettled(page);
+    // While a discard is running the page can still be seen either way; afterwards this word is gone, with all that is
+    // as old.
+    if (page.discards_running == 0) {
+      std::erase_if(page.words, [born](const auto& entry) { return entry.second.born <= born; });
+    }
     return "";
   }
   std::string text = "expected " + std::to_string(expected);

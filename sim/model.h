@@ -39,17 +39,22 @@ class Model {
   [[nodiscard]] const std::uint64_t& reads_checked() const { return reads_checked_; }
 
  private:
+  struct Word {
+    std::uint64_t value = 0;
+    std::uint64_t born = 0;  // page's time of the write
+  };
+  // A page's time counts the discards that left something open. A word that was born before such a discard may be gone;
+  // what a discard takes, it takes with everything older.
   struct Page {
     bool readable = true;
     bool writable = true;
-    std::map<std::uint64_t, std::uint64_t> words;  // by offset; absent: zero
-    // The words in `words` that are not in `settled` are either all as stored or all zero.
-    bool undecided = false;
-    bool may_still_vanish = false;  // undecided, and seeing the old contents does not settle it
-    std::map<std::uint64_t, bool> settled;
+    std::map<std::uint64_t, Word> words;  // by offset; absent: zero
+    std::uint64_t now = 1;
+    std::uint64_t open_until = 0;   // words born at or before this time are as stored, or gone
+    bool may_still_vanish = false;  // lazily freed and not written since: seeing the old contents settles nothing
     int discards_running = 0;
   };
-  static void forget_unsettled(Page& page);
+  static void leave_open(Page& page);
 
   std::map<PageIndex, Page> pages_;
   std::uint64_t reads_checked_ = 0;

@@ -34,7 +34,7 @@ TEST_F(ModelTest, DiscardMayBeSeenEarlyButNotHalfAfterwards) {
   EXPECT_TRUE(right(kA, 1));
   model_.write(kB, 3);
   EXPECT_TRUE(right(kB, 3));
-  EXPECT_FALSE(right(kB, 0));
+  EXPECT_FALSE(right(kB, 2));
   model_.discard_ends(kRange);
   EXPECT_TRUE(right(kB, 0));
   EXPECT_FALSE(right(kA, 1));
@@ -54,6 +54,17 @@ TEST_F(ModelTest, WritingALazilyFreedPageSettlesItsFate) {
   EXPECT_TRUE(right(kB, 9));
   EXPECT_FALSE(right(kB, 0));
   EXPECT_TRUE(right(kA, 1));  // so it had not vanished
+  EXPECT_FALSE(right(kA, 0));
+}
+
+TEST_F(ModelTest, EachDiscardLeavesItsOwnQuestionOpen) {
+  model_.free_lazily(kRange);
+  model_.write(kB, 9);
+  model_.free_lazily(kRange);
+  EXPECT_TRUE(right(kA, 0));  // the first one took it: that says nothing about what was written later
+  EXPECT_TRUE(right(kB, 9));
+  EXPECT_TRUE(right(kB, 0));
+  model_.write(kA, 5);
   EXPECT_FALSE(right(kA, 0));
 }
 
