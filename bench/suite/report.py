@@ -9,7 +9,7 @@ import time
 
 from . import svg
 from .swap import other_swaps
-from .units import format_per_access, format_seconds, format_size
+from .units import Spread, format_per_access, format_seconds, format_size
 
 
 def _read(path, default="?"):
@@ -65,11 +65,24 @@ def _time_cell(result, side, phase):
     return _spread_text(spread, lambda seconds: format_per_access(seconds * 1e9 / accesses))
 
 
+def _cpu_table(result, sides, phases):
+    """CPU time says what a side costs even when the machine is busy; the pager's threads in the program are included."""
+    def cell(side, phase):
+        values = [figures["user_s"] + figures["system_s"] for run in result.measured(side).values()
+                  if "user_s" in (figures := run["phases"].get(phase, {}))]
+        return _spread_text(Spread(values) if values else None, format_seconds)
+    rows = [[phase, *(cell(side, phase) for side in sides)] for phase in phases]
+    if all(set(row[1:]) == {"–"} for row in rows):
+        return []
+    return ["CPU time of the program with everything in its process; median (range).", "", *_table(["phase", *sides], rows)]
+
+
 def _case_section(result, baseline, plots):
     sides, phases = result.side_names(), result.phases()
     lines = [f"### {result.case.name}, {result.budget_text}", "", result.case.title + ".", ""]
     lines += ["Time per access where the program counts accesses, else of the whole phase; median (range).", ""]
     lines += _table(["phase", *sides], [[phase, *(_time_cell(result, side, phase) for side in sides)] for phase in phases])
+    lines += _cpu_table(result, sides, phases)
     others = [side for side in sides if side != baseline]
     if baseline in sides and others:
         lines += [f"Time of `{baseline}` divided by the side's, round by round: above 1 the side is faster.", ""]

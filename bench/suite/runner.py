@@ -58,7 +58,9 @@ class Context:
         if inside:
             argv = self._entered.wrap(argv)
         if self._nice:
-            argv = ["nice", "-n", str(self._nice), *argv]
+            # Every run has a session of its own, and where sessions are scheduled as groups only the group's weight counts.
+            weigh = '[ -w /proc/$$/autogroup ] && echo "$0" > /proc/$$/autogroup; exec nice -n "$0" "$@"'
+            argv = ["sh", "-c", weigh, str(self._nice), *argv]
         errors = tempfile.TemporaryFile(dir=self.directory)
         kwargs.setdefault("stdin", subprocess.DEVNULL)
         process = subprocess.Popen(argv, stderr=errors, start_new_session=True, cwd=self.directory, **kwargs)
