@@ -10,7 +10,7 @@
 #include "memory.h"
 
 enum { UNITS = 128, PAGES = UNITS * DMIRROR_UNIT_PAGES, REPEATS = 5 };  // 256 MiB
-static const double megabytes = (double)PAGES * DMIRROR_PAGE / (1 << 20);
+static const double megabytes = (double)PAGES * (double)DMIRROR_PAGE / (1 << 20);
 
 static double seconds_now(void) {
   struct timespec now;

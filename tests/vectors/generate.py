@@ -3,7 +3,7 @@
 
 Every seed gives one script of 20 to 60 operations, always the same one. Seeds 0, 1 modulo 4 use only the two
 device-private nodes; seeds 2, 3 modulo 4 also use the device-coherent ones. A script works in a small part of the
-window (four 2 MiB units) so that its operations meet. In random.txt, device accesses that would crash the real driver
+window (four 2 MiB units) so that its operations meet. In random.vectors, device accesses that would crash the real driver
 have been left out since; scripts straight from here may hold such, so keep them away from a real kernel.
 """
 import random
