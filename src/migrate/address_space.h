@@ -25,6 +25,7 @@
 #include "mm/page_map.h"
 #include "mm/page_table.h"
 #include "migrate/frame_pool.h"
+#include "migrate/trace.h"
 #include "port/mmu.h"
 
 namespace whimbrel {
@@ -58,6 +59,7 @@ struct PendingFault {
 struct SpaceStats {
   std::atomic<std::uint64_t> collected{0}, restored{0}, moved{0}, inserted{0}, split{0}, split_failed{0};
   std::atomic<std::uint64_t> faults{0}, waits{0}, busy{0}, event_pending{0}, dropped{0}, remapped{0};
+  std::atomic<std::uint64_t> replaced{0};  // pages whose slot turned out to be filled or unmapped when they came home
 };
 
 class AddressSpace {
@@ -121,6 +123,8 @@ class AddressSpace {
   [[nodiscard]] Mutex& mutex() noexcept RETURN_CAPABILITY(mutex_) { return mutex_; }
   [[nodiscard]] PageTable& table() noexcept REQUIRES(mutex_) { return table_; }
   [[nodiscard]] PageEntry entry(PageIndex page) noexcept EXCLUDES(mutex_);
+  // The program's discard of this range is known to be complete: pages there may be collected again.
+  void end_quarantine(PageRange range) noexcept EXCLUDES(mutex_);
   [[nodiscard]] bool is_quarantined_locked(PageRange range) noexcept REQUIRES(mutex_);
   // The head of the folio that this page belongs to. Heads of large folios are 512-aligned.
   [[nodiscard]] Pfn head_of(Pfn pfn) noexcept;
@@ -159,6 +163,7 @@ class AddressSpace {
   [[nodiscard]] Clock& clock() noexcept { return clock_; }
   [[nodiscard]] const Config& config() const noexcept { return config_; }
   [[nodiscard]] SpaceStats& stats() noexcept { return stats_; }
+  [[nodiscard]] TraceRing& trace() noexcept { return trace_; }
   [[nodiscard]] FramePool& pool(FrameUse use) noexcept { return *pools_[static_cast<std::size_t>(use)]; }
 
   // Observers are few and added before migrations start. False: no room.
@@ -205,6 +210,7 @@ class AddressSpace {
   std::array<FramePool*, 3> pools_{};
 
   SpaceStats stats_;
+  TraceRing trace_;
   std::array<std::atomic<PageMap*>, kMaxMaps> maps_{};
   std::atomic<std::uint64_t> next_device_pfn_{kFirstDevicePfn.raw()};
   std::array<SpaceObserver*, kMaxObservers> observers_{};

@@ -34,7 +34,7 @@ bool Collector::still_valid_locked(PageRange rest) noexcept {
   mapping_ = *now;
   // What was unmapped may have been mapped anew, and nobody watches that: a page stolen there would read as zeros.
   if (now->is_private_anonymous() && !space_.mmu().watch(now->range)) return false;
-  return !space_.is_quarantined_locked(rest);
+  return !wants(kSelectSystem) || !space_.is_quarantined_locked(rest);
 }
 
 void Collector::end(PageRange part, PageIndex at) noexcept {
@@ -173,7 +173,7 @@ PageCount Collector::collect_huge_ram_locked(PageRange unit, std::uint32_t kind)
   const Result<PageIndex> frame = space_.pool(FrameUse::kHuge).take_huge();
   if (!frame) return PageCount(0);
   const Pfn pfn = Pfn::of_frame(*frame);
-  const std::uint64_t writable = space_.is_writable(kind, mapping_) ? PageEntry::kWritable : 0;
+  const std::uint64_t writable = is_writable(kind) ? PageEntry::kWritable : 0;
   const std::uint64_t write = writable != 0 ? MigrateWord::kWrite : 0;
   space_.page(pfn)->set_mapping(unit.first);
   const PageEntry frozen(PageState::kMigratingOut, pfn, writable | PageEntry::kExclusiveMarker);
@@ -227,6 +227,7 @@ void Collector::collect_device_slot_locked(PageIndex at, PageEntry entry) noexce
   }
   if (!is_fault_page && !space_.page(pfn)->try_lock()) return record(MigrateWord());  // COL-04
   space_.table().update(at, entry.after(PageEvent::kCollectHome));
+  space_.trace().add(TraceStep::kCollectedHome, at, pfn.raw());
   const std::uint64_t write = entry.has(PageEntry::kWritable) ? MigrateWord::kWrite : 0;
   record(MigrateWord::of(pfn).with(MigrateWord::kMigrate | write));
 }
@@ -234,7 +235,7 @@ void Collector::collect_device_slot_locked(PageIndex at, PageEntry entry) noexce
 void Collector::collect_coherent_slot_locked(PageIndex at, PageEntry entry, std::uint32_t kind) noexcept {
   const Pfn pfn = entry.pfn();
   if (!selected(pfn) || !space_.page(pfn)->try_lock()) return record(MigrateWord());
-  const std::uint64_t writable = space_.is_writable(kind, mapping_) ? PageEntry::kWritable : 0;
+  const std::uint64_t writable = is_writable(kind) ? PageEntry::kWritable : 0;
   if (!space_.take_coherent_locked(at, writable)) {
     space_.page(pfn)->unlock();
     ++args_.refused;
@@ -261,7 +262,7 @@ PageCount Collector::steal_run_locked(PageRange run, std::uint32_t kind) noexcep
     skip(run.count);
     return run.count;
   }
-  const std::uint64_t writable = space_.is_writable(kind, mapping_) ? PageEntry::kWritable : 0;
+  const std::uint64_t writable = is_writable(kind) ? PageEntry::kWritable : 0;
   const auto freeze_slots = [&]() REQUIRES(space_.mutex()) {
     for (std::uint64_t i = 0; i < want.raw(); ++i) {
       const Pfn pfn = Pfn::of_frame(*frame + PageCount(i));
@@ -287,6 +288,7 @@ PageCount Collector::steal_run_locked(PageRange run, std::uint32_t kind) noexcep
     record(MigrateWord::of(Pfn::of_frame(*frame + PageCount(i))).with(MigrateWord::kMigrate | write));
   }
   space_.stats().collected.fetch_add(moved.done.raw(), std::memory_order_relaxed);
+  if (moved.done.raw() != 0) space_.trace().add(TraceStep::kCollected, {run.first, moved.done}, frame->raw());
   if (moved.done < want) {
     for (std::uint64_t i = moved.done.raw(); i < want.raw(); ++i) {
       const PageIndex at = run.first + PageCount(i);
@@ -299,6 +301,7 @@ PageCount Collector::steal_run_locked(PageRange run, std::uint32_t kind) noexcep
 }
 
 PageCount Collector::handle_refusal_locked(PageIndex at, const Error& error) noexcept {
+  space_.trace().add(TraceStep::kRefused, at, static_cast<std::uint64_t>(error.code));
   switch (error.code) {
     case Errc::kEventPending:
       space_.stats().event_pending.fetch_add(1, std::memory_order_relaxed);

@@ -40,6 +40,9 @@ class Collector {
   [[nodiscard]] bool still_valid_locked(PageRange rest) noexcept REQUIRES(space_.mutex());
 
   [[nodiscard]] bool selected(Pfn pfn) noexcept;
+  [[nodiscard]] bool is_writable(std::uint32_t kind) const noexcept {
+    return !args_.read_only && space_.is_writable(kind, mapping_);
+  }
   [[nodiscard]] bool wants(std::uint64_t flag) const noexcept { return (args_.flags & flag) != 0; }
   void record(MigrateWord word) noexcept;
   void skip(PageCount count) noexcept;  // SKP-01

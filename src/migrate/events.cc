@@ -27,6 +27,7 @@ void AddressSpace::apply_locked(const Message& message) noexcept {
       queue_fault_locked(message);
       return;
     case Message::Kind::kRemove:
+      trace_.add(TraceStep::kMessageRemove, message.range);
       for (const PageRange& lazy : lazy_free_) {
         if (lazy.empty() || !lazy.contains(message.range)) continue;
         notify_start(NotifyEvent::kClear, message.range, nullptr);
@@ -39,11 +40,13 @@ void AddressSpace::apply_locked(const Message& message) noexcept {
       mmu_.wake(message.range);
       return;
     case Message::Kind::kUnmap:
+      trace_.add(TraceStep::kMessageUnmap, message.range);
       drop_range_locked(message.range, NotifyEvent::kUnmap);
       // Whoever waits there sleeps until somebody says so, and then sees what is there now.
       mmu_.wake(message.range);
       return;
     case Message::Kind::kRemap:
+      trace_.add(TraceStep::kMessageRemap, message.range, message.to.raw());
       remap_range_locked(message.range, message.to);
       mmu_.wake(message.range);
       mmu_.wake({message.to, message.range.count});
@@ -92,6 +95,13 @@ void AddressSpace::quarantine_locked(PageRange range) noexcept {
   quarantine_next_ = (quarantine_next_ + 1) % quarantine_.size();
 }
 
+void AddressSpace::end_quarantine(PageRange range) noexcept {
+  MutexLock hold(mutex_);
+  for (Quarantine& q : quarantine_) {
+    if (range.contains(q.range)) q = {};
+  }
+}
+
 bool AddressSpace::is_quarantined_locked(PageRange range) noexcept {
   const std::int64_t now = clock_.now_ns();
   for (const Quarantine& q : quarantine_) {
@@ -137,6 +147,7 @@ void AddressSpace::drop_range_locked(PageRange range, NotifyEvent why) noexcept 
       table_.update(at, e.after(PageEvent::kDrop));
     }
     stats_.dropped.fetch_add(covered.raw(), std::memory_order_relaxed);
+    trace_.add(TraceStep::kDropped, {at, covered}, e.raw());
     if (p != nullptr) {
       p->clear_mapping();
       // A slot on its way holds no mapping reference: its holder frees the page when he finalizes and finds no slot.
@@ -176,6 +187,7 @@ void AddressSpace::remap_range_locked(PageRange from, PageIndex to) noexcept {
     if (p != nullptr && p->is_mapped()) p->set_mapping(target);
     const PageCount covered(whole ? kPagesPerHuge : 1);
     stats_.remapped.fetch_add(covered.raw(), std::memory_order_relaxed);
+    trace_.add(TraceStep::kRemapped, {at, covered}, target.raw());
     at = table_.next_used(at + covered, from.end());
   }
   table_.trim(from);

@@ -34,6 +34,7 @@ void FaultService::serve(const PendingFault& fault, bool on_service_thread) noex
     MutexLock hold(space_.mutex());
     space_.pump_locked();  // changes before faults (UE-02)
     entry = space_.table().get(fault.page);
+    space_.trace().add(TraceStep::kFault, fault.page, static_cast<std::uint64_t>(entry.state()));
     if (is_migrating(entry.state())) {
       // MW: remembered; finalize wakes.
       space_.stats().waits.fetch_add(1, std::memory_order_relaxed);
@@ -66,6 +67,7 @@ void FaultService::serve_hole(const PendingFault& fault) noexcept {
   Mmu& mmu = space_.mmu();
   const PageRange one{fault.page, PageCount(1)};
   if (fault.write_protect) {
+    if (holes_ != nullptr && holes_->serve_write_protect(space_, fault)) return;
     // Nothing of ours protects pages in this state any more: let the write through.
     if (!mmu.write_protect(one, false, Wake::kYes)) mmu.wake(one);
     return;
@@ -80,7 +82,10 @@ void FaultService::serve_hole(const PendingFault& fault) noexcept {
     MutexLock hold(space_.mutex());
     if (!space_.table().get(fault.page).is_ram()) break;  // became something of ours: served when it comes again
     const Progress filled = mmu.copy(fault.page, kZeroPage, PageCount(1), Wake::kYes);
-    if (!filled.failed) return;
+    if (!filled.failed) {
+      space_.trace().add(TraceStep::kHoleFilled, fault.page);
+      return;
+    }
     if (filled.error.code == Errc::kEventPending) {
       space_.pump_locked();
       continue;

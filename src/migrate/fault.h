@@ -29,6 +29,12 @@ class HolePolicy {
   // `hole` is the page touched, `mapping` what contains it. Must resolve the page (copy, zero) and wake, or return false
   // for the default: one page of zeros. Called without the lock, on the fault thread.
   [[nodiscard]] virtual bool serve_hole(AddressSpace& space, const PendingFault& fault, const Mapping& mapping) noexcept = 0;
+  // A write to a page that is there but write-protected, in a slot that is nothing of ours. Must lift the protection and
+  // wake, or return false for the default: that one page.
+  [[nodiscard]] virtual bool serve_write_protect(AddressSpace& space, const PendingFault& fault) noexcept {
+    (void)space, (void)fault;
+    return false;
+  }
 };
 
 // Where faults go that may not be served on the fault thread.

@@ -140,6 +140,7 @@ class FinalizeStep {
     const PageEntry entry = space_.table().get(at);
     const PageEvent event = moved ? PageEvent::kFinish : PageEvent::kReturnToDevice;
     space_.table().update(at, entry.with_pfn(target).after(event));
+    space_.trace().add(TraceStep::kSettled, at, target.raw());
     if (moved) {
       page->clear_mapping();
       space_.page(target)->set_mapping(at);

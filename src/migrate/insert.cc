@@ -68,6 +68,7 @@ void HoleInserter::put_in_place_locked(PageIndex at, Pfn dst, bool writable) noe
   page->set_mapping(at);
   page->get();  // the mapping's reference
   space_.stats().inserted.fetch_add(1, std::memory_order_relaxed);
+  space_.trace().add(TraceStep::kInserted, at, dst.raw());
 }
 
 void HoleInserter::base_pages_locked(PageIndex first, MigrateWord* src, const MigrateWord* dst,

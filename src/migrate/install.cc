@@ -80,6 +80,7 @@ void Installer::install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame
     const Progress put = put_locked(home, run, frame + PageCount(i), by_move, protect);
     for (std::uint64_t k = 0; k < put.done.raw(); ++k) clear_slot_locked(home + PageCount(k), tag_of(i + k));
     if (put.done.raw() != 0) {
+      space_.trace().add(TraceStep::kInstalled, {home, put.done}, (frame + PageCount(i)).raw());
       space_.mmu().wake({home, put.done});
       tries = 0;
     }
@@ -100,9 +101,15 @@ void Installer::install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame
   }
 }
 
+void Installer::note_replaced_locked(PageIndex at) noexcept {
+  space_.stats().replaced.fetch_add(1, std::memory_order_relaxed);
+  space_.trace().add(TraceStep::kReplaced, at);
+}
+
 bool Installer::settle_refused_locked(PageIndex at, Pfn frame, const Error& error, int tries, Pfn tag) noexcept {
   if (error.code == Errc::kExists) {
     // The slot was filled behind our back: the range was replaced, and the message about it is still to come (UA-10).
+    note_replaced_locked(at);
     clear_slot_locked(at);
     return true;
   }
@@ -114,7 +121,10 @@ bool Installer::settle_refused_locked(PageIndex at, Pfn frame, const Error& erro
   // homes: single COPYs into a range that is certainly watched settle all of these.
   const Result<Mapping> mapping = space_.mmu().mapping_at_or_above(at);
   if (!mapping || !mapping->range.contains(at)) {
-    if (tries > 2) clear_slot_locked(at);  // unmapped; its message has been or will be read
+    if (tries > 2) {
+      note_replaced_locked(at);
+      clear_slot_locked(at);
+    }  // unmapped; its message has been or will be read
     space_.pump_locked();
     return tries > 2;
   }
@@ -122,6 +132,7 @@ bool Installer::settle_refused_locked(PageIndex at, Pfn frame, const Error& erro
   const Progress copied =
       space_.mmu().copy(at, space_.bytes(frame), PageCount(1), Wake::kNo, must_protect_locked(at));
   if (!copied.failed || copied.error.code == Errc::kExists) {
+    if (copied.failed) note_replaced_locked(at);
     clear_slot_locked(at, copied.failed ? Pfn() : tag);
     return true;
   }

@@ -33,6 +33,7 @@ class Installer {
   [[nodiscard]] bool must_protect_locked(PageIndex at) noexcept REQUIRES(space_.mutex());
   // The slot is usable again: the entry goes, or becomes that of a coherent page; the source loses its mapping.
   void clear_slot_locked(PageIndex at, Pfn tag = Pfn()) noexcept REQUIRES(space_.mutex());
+  void note_replaced_locked(PageIndex at) noexcept REQUIRES(space_.mutex());
   // What to do about one page that was refused. True: the slot is settled one way or the other.
   [[nodiscard]] bool settle_refused_locked(PageIndex at, Pfn frame, const Error& error, int tries, Pfn tag) noexcept
       REQUIRES(space_.mutex());

@@ -29,6 +29,7 @@ struct MigrateVma {
   std::uint64_t flags = 0;
   Pfn fault_page;                   // 0: none. Otherwise locked and referenced by the fault path
   // Engine-only additions (zero for drivers).
+  bool read_only = false;           // the slots are not writable, whatever the mapping says at this moment
   bool skip_holes = false;          // do not report empty slots: an evictor has no use for them
   std::uint64_t refused = 0;        // out: RAM pages that could not be taken (pinned, shared, special)
   Errc refusal = Errc::kBusy;       // out: why the last of them was refused

@@ -77,7 +77,11 @@ long advise(void* address, std::size_t bytes, int advice) noexcept {
   if (advice == MADV_COLLAPSE) {
     if (const long refused = prepare_collapse(space, pages(address, bytes)); refused != 0) return refused;
   }
-  return raw_madvise(address, bytes, advice);
+  const long result = raw_madvise(address, bytes, advice);
+  // Back from the call, the pages are gone: what is there now may be migrated at once.
+  space.pump();
+  space.end_quarantine(pages(address, bytes));
+  return result;
 }
 
 long mincore(void* address, std::size_t bytes, unsigned char* resident) noexcept {

@@ -51,6 +51,9 @@ int Mirror::run(unsigned number, Command& command, CallerBuffer& buffer) noexcep
   if (command.addr % kPageSize != 0) return -EINVAL;
   if (command.addr >= command.addr + command.npages * kPageSize) return -EINVAL;
   command.cpages = command.faults = 0;
+  if (number <= static_cast<unsigned>(Number::kExclusive) && command.npages < (std::uint64_t{1} << 24)) {
+    session_.watch({PageIndex(command.addr >> kPageShift), PageCount(command.npages)});
+  }
   switch (static_cast<Number>(number)) {
     case Number::kRead: return read(command, buffer);
     case Number::kWrite: return write(command, buffer);

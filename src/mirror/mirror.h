@@ -53,6 +53,8 @@ class Mirror final : public IntervalNotifier {
 
   [[nodiscard]] int block_to_device(PageRange block) noexcept;
   [[nodiscard]] int block_to_system(PageRange block, std::uint64_t* cpages) noexcept;
+  // Setup also where page moves refuse: read-only and locked mappings.
+  [[nodiscard]] Result<void> setup_whatever_protection(MigrateVma& args) noexcept;
   void fill_destinations(MigrateVma& args) noexcept;
   // One fault round from `at` on, in blocks of 32 pages (RD-02, RD-05). 0 or a negative errno.
   [[nodiscard]] int fault_round(PageRange rest, bool write) noexcept;

@@ -1,8 +1,11 @@
 // MIGRATE_TO_DEV and MIGRATE_TO_SYS (TD, TS).
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 
+#include "linux/sys.h"
 #include "mirror/mirror.h"
 #include "mirror/session.h"
 
@@ -41,7 +44,7 @@ int Mirror::block_to_device(PageRange block) noexcept {
   args.dst = dst;
   args.pgmap_owner = &node_;
   args.flags = kSelectSystem | kSelectCompound;
-  if (!migrate_vma_setup(space, args)) return -EINVAL;
+  if (!setup_whatever_protection(args)) return -EINVAL;
   fill_destinations(args);
   migrate_vma_pages(space, args);
   {
@@ -60,6 +63,33 @@ int Mirror::block_to_device(PageRange block) noexcept {
   session_.forget_elsewhere(*this, block);
   migrate_vma_finalize(space, args);
   return 0;
+}
+
+Result<void> Mirror::setup_whatever_protection(MigrateVma& args) noexcept {
+  // A page moves only between writable mappings that agree on being locked (UA-04). The kernel asks for neither (SET-05,
+  // MA-12), so what stands in the way is lifted: a lock for good, read-only protection for the moment of the move. In that
+  // moment a forbidden write of another thread would go through.
+  AddressSpace& space = session_.space();
+  const Result<Mapping> mapping = space.mmu().mapping_at_or_above(PageIndex::of(args.start));
+  if (!mapping) return fail(Errc::kInvalid);
+  const bool read_only = mapping->is_private_anonymous() && !mapping->has(Mapping::kWritable);
+  void* const at = reinterpret_cast<void*>(args.start.raw());
+  const std::size_t bytes = args.end.raw() - args.start.raw();
+  int protection = PROT_READ;
+  if (mapping->has(Mapping::kExecutable)) protection |= PROT_EXEC;
+  if (read_only) {
+    if (!sys::mprotect(at, bytes, PROT_READ | PROT_WRITE)) return fail(Errc::kInvalid);
+    args.read_only = true;
+  }
+  Result<void> done = migrate_vma_setup(space, args);
+  if (done && args.refused != 0 && args.refusal == Errc::kInvalid) {
+    migrate_vma_pages(space, args);  // no destinations: all goes back
+    migrate_vma_finalize(space, args);
+    (void)sys::munlock(at, bytes);
+    done = migrate_vma_setup(space, args);
+  }
+  if (read_only) (void)sys::mprotect(at, bytes, protection);
+  return done;
 }
 
 void Mirror::fill_destinations(MigrateVma& args) noexcept {

@@ -113,7 +113,14 @@ EXPORT void* mmap(void* address, size_t bytes, int protection, int flags, int fd
   if (fd >= 0 && (flags & MAP_ANONYMOUS) == 0 && mirror::is_mirror(fd)) {
     return give<void*>(mirror::map_node(address, bytes, protection, flags));
   }
-  return give<void*>(sys::call(SYS_mmap, sys::arg(address), static_cast<long>(bytes), protection, flags, fd, offset));
+  const long at = sys::call(SYS_mmap, sys::arg(address), static_cast<long>(bytes), protection, flags, fd, offset);
+  constexpr int kUnwatched = MAP_SHARED | MAP_STACK | MAP_GROWSDOWN | MAP_HUGETLB;
+  Session* session = Session::existing();
+  if (session != nullptr && (at > 0 || at < -4095) && (flags & MAP_ANONYMOUS) != 0 && (flags & kUnwatched) == 0) {
+    const auto from = static_cast<std::uint64_t>(at);
+    session->watch(whimbrel::PageRange::touching(whimbrel::VirtualAddress(from), whimbrel::VirtualAddress(from + bytes)));
+  }
+  return give<void*>(at);
 }
 EXPORT void* mmap64(void* address, size_t bytes, int protection, int flags, int fd, off_t offset) {
   return mmap(address, bytes, protection, flags, fd, offset);

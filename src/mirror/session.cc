@@ -142,6 +142,21 @@ void Session::forget_elsewhere(const Mirror& but, PageRange range) noexcept {
   }
 }
 
+void Session::watch(PageRange range) noexcept {
+  for (PageIndex at = range.first; at < range.end();) {
+    const Result<Mapping> mapping = space_->mmu().mapping_at_or_above(at);
+    if (!mapping || mapping->range.first >= range.end()) break;
+    at = mapping->range.end();
+    if (mapping->is_private_anonymous()) (void)space_->mmu().watch(mapping->range.intersect(range));
+  }
+  MutexLock hold(mutex_);
+  for (const PageRange& known : watched_) {
+    if (known.contains(range)) return;
+  }
+  watched_[watched_next_] = range;
+  watched_next_ = (watched_next_ + 1) % watched_.size();
+}
+
 void Session::add_node_mapping(PageRange range) noexcept {
   MutexLock hold(mutex_);
   node_mappings_[node_mapping_next_] = range;
@@ -160,15 +175,22 @@ bool Session::is_node_mapping(PageIndex page) noexcept {
   return mapping && mapping->range.contains(page) && mapping->has(Mapping::kFileBacked) && !mapping->has(Mapping::kShared);
 }
 
+bool Session::wants_huge(AddressSpace& space, PageIndex page) noexcept {
+  const Result<Mapping> detailed = space.mmu().detailed_mapping_at_or_above(page);
+  return detailed && detailed->range.contains(page) && detailed->has(Mapping::kHugeAdvised);
+}
+
 bool Session::serve_hole(AddressSpace& space, const PendingFault& fault, const Mapping& mapping) noexcept {
   const PageRange unit{fault.page.huge_base(), PageCount(kPagesPerHuge)};
   MutexLock hold(space.mutex());
   if (!space.table().get(fault.page).is_ram()) return false;
-  if (mapping.has(Mapping::kHugeAdvised) && mapping.range.contains(unit) &&
-      space.table().next_used(unit.first, unit.end()) == unit.end()) {
+  if (mapping.range.contains(unit) && space.table().next_used(unit.first, unit.end()) == unit.end()) {
     PageRun run[1];
     const Result<std::size_t> present = space.mmu().scan(unit, run, nullptr);
-    if (present && *present == 0 && install_huge_zeros_locked(space, unit, fault.write)) return true;
+    // Whether huge pages are wanted only the slow query tells: asked once for each untouched unit.
+    if (present && *present == 0 && wants_huge(space, fault.page) && install_huge_zeros_locked(space, unit, fault.write)) {
+      return true;
+    }
   }
   for (int tries = 0; tries < 100; ++tries) {
     const Progress filled = fault.write ? space.mmu().copy(fault.page, kZeroPage, PageCount(1), Wake::kYes)
@@ -180,6 +202,17 @@ bool Session::serve_hole(AddressSpace& space, const PendingFault& fault, const M
   }
   space.mmu().wake({fault.page, PageCount(1)});
   return true;
+}
+
+bool Session::serve_write_protect(AddressSpace& space, const PendingFault& fault) noexcept {
+  const PageRange unit{fault.page.huge_base(), PageCount(kPagesPerHuge)};
+  MutexLock hold(space.mutex());
+  PageRun run[1];
+  const Result<std::size_t> found = space.mmu().scan(unit, run, nullptr);
+  const bool huge = found && *found == 1 && run[0].range == unit && (run[0].kind & PageRun::kHuge) != 0;
+  // A huge page becomes writable whole.
+  const PageRange range = huge ? unit : PageRange{fault.page, PageCount(1)};
+  return space.mmu().write_protect(range, false, Wake::kYes).has_value();
 }
 
 bool Session::install_huge_zeros_locked(AddressSpace& space, PageRange unit, bool writable) noexcept {
@@ -222,6 +255,14 @@ void Session::after_fork_in_child() noexcept {
   {
     MutexLock hold(mutex_);
     opens_ = {};
+  }
+  std::array<PageRange, 1024> watched;
+  {
+    MutexLock hold(mutex_);
+    watched = watched_;
+  }
+  for (const PageRange& range : watched) {
+    if (!range.empty()) watch(range);
   }
   CHECK(space_->recover_in_child() == 0, "memory on a device was touched in a forked child before it could be served");
   space_->note_shared_by_fork();

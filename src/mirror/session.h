@@ -38,6 +38,9 @@ class Session final : public HolePolicy {
   // TO_DEV through one open made the others' entries of that node stale (CL-06).
   void forget_elsewhere(const Mirror& but, PageRange range) noexcept;
 
+  // Memory of the program that device commands may be about: its holes are ours to fill from now on, as the kernel with
+  // devices would fill them. Silently nothing where that is impossible.
+  void watch(PageRange range) noexcept;
   // A range that is a mapping of a node (MM-01): commands that migrate refuse it.
   void add_node_mapping(PageRange range) noexcept;
   [[nodiscard]] bool is_node_mapping(PageIndex page) noexcept;
@@ -50,11 +53,13 @@ class Session final : public HolePolicy {
   // Untouched memory that we watch: reads get the zero page, writes a page of zeros, areas that want huge pages whole
   // units, as the kernel does it.
   [[nodiscard]] bool serve_hole(AddressSpace& space, const PendingFault& fault, const Mapping& mapping) noexcept override;
+  [[nodiscard]] bool serve_write_protect(AddressSpace& space, const PendingFault& fault) noexcept override;
 
  private:
   Session() noexcept = default;
   [[nodiscard]] Result<void> start() noexcept;
   [[nodiscard]] Result<void> start_thread() noexcept;
+  [[nodiscard]] static bool wants_huge(AddressSpace& space, PageIndex page) noexcept;
   [[nodiscard]] static bool install_huge_zeros_locked(AddressSpace& space, PageRange unit, bool writable) noexcept
       REQUIRES(space.mutex());
   static void thread_body(void* session) noexcept;
@@ -71,6 +76,8 @@ class Session final : public HolePolicy {
 
   Mutex mutex_;
   std::array<Mirror*, kMaxOpens> opens_ GUARDED_BY(mutex_){};
+  std::array<PageRange, 1024> watched_ GUARDED_BY(mutex_){};  // for a forked child; the oldest are overwritten
+  std::size_t watched_next_ GUARDED_BY(mutex_) = 0;
   std::array<PageRange, 16> node_mappings_ GUARDED_BY(mutex_){};
   std::size_t node_mapping_next_ GUARDED_BY(mutex_) = 0;
 };

@@ -33,6 +33,7 @@ struct Race {
     munmap(other, kOwnPages * kPageSize);
     known.resize(kWriters * kSharedPages);
     own_known.resize(kOwnPages);
+    own_history.resize(kOwnPages);
   }
 
   LiveSpace live;
@@ -43,6 +44,7 @@ struct Race {
   char* other = nullptr;  // unmapped: where they can go
   std::vector<std::uint64_t> known;      // [writer][page]: the last value written
   std::vector<std::uint64_t> own_known;  // [page]
+  std::vector<std::string> own_history;  // [page]
   std::atomic<bool> stop{false}, parked{false};
   std::atomic<int> parked_count{0};
   std::atomic<std::uint64_t> wrong{0}, writes{0}, moved_out{0}, moved_home{0}, forks{0}, reshaped{0};
@@ -110,7 +112,42 @@ struct Race {
   void check_own(std::size_t first, std::size_t count) {
     for (std::size_t page = first; page < first + count; ++page) {
       const std::uint64_t is = own_word(page)->load(std::memory_order_relaxed);
-      if (is != own_known[page]) complain("own", page, is, own_known[page]);
+      if (is != own_known[page]) {
+        complain("own", page, is, own_known[page]);
+        if (wrong < 10) {
+          std::fprintf(stderr, "  before: %s; the slot says state %d now\n", own_history[page].c_str(),
+                       static_cast<int>(live.space().entry(PageIndex::of(VirtualAddress(own + page * kPageSize))).state()));
+          if (wrong == 1) print_trace(page);
+        }
+      }
+    }
+  }
+
+  // What the engine did to a page of the shape-changer, at both places where it can be.
+  void print_trace(std::size_t page) {
+    const PageIndex here = PageIndex::of(VirtualAddress(own + page * kPageSize));
+    const PageIndex there = PageIndex::of(VirtualAddress(other + page * kPageSize));
+    const PageIndex base = PageIndex::of(VirtualAddress(own));
+    const PageIndex other_base = PageIndex::of(VirtualAddress(other));
+    live.space().trace().for_each([&](const TraceEntry& entry) {
+      const bool at_target = entry.step == TraceStep::kMessageRemap && entry.other <= here.raw() &&
+                             here.raw() < entry.other + entry.range.count.raw();
+      if (!entry.range.contains(here) && !entry.range.contains(there) && !at_target) return;
+      const bool away = entry.range.first >= other_base && entry.range.first < other_base + PageCount(kOwnPages);
+      const PageIndex from = away ? other_base : base;
+      std::fprintf(stderr, "    %llu %s %s page %lld +%llu (%llx)\n", static_cast<unsigned long long>(entry.sequence),
+                   trace_step_name(entry.step), away ? "other" : "own",
+                   static_cast<long long>(entry.range.first.raw() - from.raw()),
+                   static_cast<unsigned long long>(entry.range.count.raw()), static_cast<unsigned long long>(entry.other));
+    });
+  }
+
+  // The last things done to each page, to be printed when it turns out wrong.
+  void remember(std::size_t first, std::size_t count, char what) {
+    for (std::size_t page = first; page < first + count; ++page) {
+      std::string& history = own_history[page];
+      history.push_back(what);
+      if (history.size() > 24) history.erase(0, 12);
     }
   }
 
@@ -121,7 +158,9 @@ struct Race {
       const std::size_t first = random() % kOwnPages;
       const std::size_t count = std::min<std::size_t>(1 + random() % 60, kOwnPages - first);
       char* const at = own + first * kPageSize;
-      switch (random() % 12) {
+      const auto what = static_cast<unsigned>(random() % 12);
+      remember(first, count, "DUFmMpwwwwww"[what]);
+      switch (what) {
         case 0:
           madvise(at, count * kPageSize, MADV_DONTNEED);
           std::fill_n(own_known.begin() + static_cast<std::ptrdiff_t>(first), count, 0);
@@ -142,6 +181,7 @@ struct Race {
             for (std::size_t i = 0; i < count; ++i) move_page(at + i * kPageSize, own + (to + i) * kPageSize);
             mmap(at, count * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
             moved_words(first, to, count);
+            remember(to, count, 'm');
           }
           break;
         case 4:
@@ -169,7 +209,14 @@ struct Race {
     for (std::size_t i = 0; i < count; ++i) {
       auto* old_place = reinterpret_cast<std::atomic<std::uint64_t>*>(own + (to + i) * kPageSize + (from + i) % 500 * 8);
       const std::uint64_t is = old_place->load(std::memory_order_relaxed);
-      if (is != own_known[from + i]) complain("remapped", from + i, is, own_known[from + i]);
+      if (is != own_known[from + i]) {
+        complain("remapped", from + i, is, own_known[from + i]);
+        if (wrong == 1) {
+          std::fprintf(stderr, "  before: %s\n", own_history[from + i].c_str());
+          print_trace(from + i);
+          print_trace(to + i);
+        }
+      }
       old_place->store(0, std::memory_order_relaxed);
       own_known[to + i] = is;
       own_word(to + i)->store(is, std::memory_order_relaxed);
@@ -178,6 +225,7 @@ struct Race {
   }
 
   void move_all() {
+    remember(0, kOwnPages, 'M');
     for (std::size_t page = 0; page < kOwnPages; ++page) move_page(own + page * kPageSize, other + page * kPageSize);
     std::swap(own, other);
   }
@@ -234,6 +282,10 @@ struct Race {
                 static_cast<unsigned long long>(reshaped), static_cast<unsigned long long>(forks),
                 static_cast<unsigned long long>(live.space().stats().split.load()),
                 static_cast<unsigned long long>(wrong));
+    std::printf("%llu slots were replaced before their page came home, %llu refusals, %llu times a message was pending\n",
+                static_cast<unsigned long long>(live.space().stats().replaced.load()),
+                static_cast<unsigned long long>(live.space().stats().busy.load()),
+                static_cast<unsigned long long>(live.space().stats().event_pending.load()));
     live.stop_fault_thread();
     if (wrong == 0) live.space().check_invariants();
     return wrong;
