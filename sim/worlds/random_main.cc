@@ -1,7 +1,8 @@
 // Random worlds: several program threads and engine threads do random things to larger memory, calls fail, pages are
 // pinned, shared, merged, swapped; every read is checked. A failure is shrunk to a short list of operations and a seed.
 //
-//   sim_random [--seconds N] [--forever 1] [--seed N] [--worlds N] [--failures N] [--keep 0,3,5]
+//   sim_random [--seconds N] [--forever 1] [--seed N] [--worlds N] [--failures N] [--break-sharing 1]
+//              [--keep 0,3,5]
 //
 // --seed with --keep repeats one world with only those operations, and shows each step.
 #include <sys/mman.h>
@@ -29,12 +30,15 @@ struct Shared {
   char verdict[2048];
 };
 
+// Whether some worlds break copy-on-write sharing (AddressSpace::Config::break_sharing).
+bool break_sharing = false;
+
 // Runs one world in this process; the verdict is left in `shared`.
 void run_one(std::uint64_t seed, const std::vector<std::size_t>* keep, std::uint32_t failures, Shared& shared) {
   Choices choices = Choices::random(seed);
   (void)choices.next();
   const std::vector<Operation> operations = random_operations(seed);
-  World world(choices, random_options(seed, failures));
+  World world(choices, random_options(seed, failures, break_sharing));
   start_random_world(world, seed, operations, keep);
   world.run();
   ++shared.worlds;
@@ -170,6 +174,8 @@ int main(int argc, char** argv) {
       seed = std::strtoull(value, nullptr, 10);
     else if (name == "--worlds")
       worlds = std::strtoull(value, nullptr, 10);
+    else if (name == "--break-sharing")
+      whimbrel::sim::break_sharing = std::atoi(value) != 0;
     else if (name == "--failures")
       failures = static_cast<std::uint32_t>(std::atoi(value));
     else if (name == "--keep") {

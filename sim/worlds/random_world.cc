@@ -224,7 +224,7 @@ std::vector<Operation> random_operations(std::uint64_t seed) {
   return operations;
 }
 
-World::Options random_options(std::uint64_t seed, std::uint32_t failures) {
+World::Options random_options(std::uint64_t seed, std::uint32_t failures, bool break_sharing) {
   Dice dice(seed ^ 0x5eedu);
   World::Options options;
   options.schedule = {.random_one_in = static_cast<std::uint32_t>(2 + dice.below(12)), .max_steps = 400'000};
@@ -233,7 +233,7 @@ World::Options random_options(std::uint64_t seed, std::uint32_t failures) {
   options.device.late = dice.below(2) != 0;
   options.device_may_go = true;
   options.scarce_driver = dice.below(2) != 0;
-  options.engine.break_sharing = dice.below(3) == 0;
+  options.engine.break_sharing = break_sharing && dice.below(3) == 0;
   options.mmu.space.zero_page_on_read = dice.below(4) != 0;
   return options;
 }

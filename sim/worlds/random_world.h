@@ -54,7 +54,7 @@ struct Operation {
 
 [[nodiscard]] std::string describe(const Operation& operation);
 [[nodiscard]] std::vector<Operation> random_operations(std::uint64_t seed);
-[[nodiscard]] World::Options random_options(std::uint64_t seed, std::uint32_t failures);
+[[nodiscard]] World::Options random_options(std::uint64_t seed, std::uint32_t failures, bool break_sharing);
 // Maps the arena and starts the threads. keep: only these operations (null: all).
 void start_random_world(World& world, std::uint64_t seed, const std::vector<Operation>& operations,
                         const std::vector<std::size_t>* keep);
