@@ -61,7 +61,8 @@ Result<PageIndex> FramePool::take(PageCount count) noexcept {
     taken_[i] = true;
     pages_[i].init_head(0);
   }
-  hint_ = at + count.raw();
+  // Landing frames keep their memory: always the lowest free ones, so that few of them ever have any, and those are warm.
+  if (use_ != FrameUse::kLanding) hint_ = at + count.raw();
   in_use_.fetch_add(count.raw(), std::memory_order_relaxed);
   return window_.first + PageCount(at);
 }

@@ -20,12 +20,18 @@ constexpr std::int64_t kCountShare = 20;
 constexpr std::int64_t kVerifyShare = 50;
 constexpr std::int64_t kVerifyShareUrgent = 5;
 constexpr std::int64_t kRefreshShare = 200;
+// Costs are measured by the clock on the wall, which a busy machine stretches: never wait longer than this for them.
+constexpr std::int64_t kLongestForCost = 100 * kMillisecond;
 // How fast a program may take new memory: nanoseconds per page at 4 GB/s.
 constexpr std::int64_t kFastestTouch = 1'000;
 
 constexpr std::uint32_t kAccess = Mapping::kReadable | Mapping::kWritable | Mapping::kExecutable;
 
 }  // namespace
+
+std::int64_t Adoption::after(std::int64_t cost, std::int64_t share) noexcept {
+  return std::min(cost * share, kLongestForCost);
+}
 
 bool Adoption::is_under_pressure() const noexcept {
   const std::uint64_t most = core_.limit();
@@ -63,6 +69,7 @@ bool Adoption::scan_locked(Verify verify_what) noexcept {
     add_mapping(rest);
     at = rest.range.end();
   }
+  verify_cost_ = 0;
   if (unverified_ || verify_what == Verify::kEverything) verify(verify_what);
   const bool installed = install();
   core_.stats->scans.fetch_add(1, std::memory_order_relaxed);
@@ -199,7 +206,8 @@ void Adoption::verify(Verify what) noexcept {
     if (*found < details_.size()) break;
   }
   const std::int64_t cost = now() - start;
-  next_verify_ = start + cost * (is_under_pressure() ? kVerifyShareUrgent : kVerifyShare);
+  verify_cost_ += cost;
+  next_verify_ = start + (is_under_pressure() ? after(cost, kVerifyShareUrgent) : cost * kVerifyShare);
   next_refresh_ = std::max(start + kRefreshAfter, start + cost * kRefreshShare);
 }
 
@@ -294,7 +302,7 @@ void Adoption::recount_locked() noexcept {
 }
 
 std::int64_t Adoption::pause_after_scan(bool changed, std::int64_t cost) noexcept {
-  const std::int64_t least = std::max(kShortestPause, cost * kScanShare);
+  const std::int64_t least = std::max(kShortestPause, after(cost, kScanShare));
   const std::uint64_t most = core_.limit();
   if (most == kNoLimit) return std::max(least, kLongestPauseIdle);
   if (!core_.armed.load(std::memory_order_relaxed)) {
@@ -324,18 +332,19 @@ std::int64_t Adoption::step() noexcept {
         changed = scan_locked(Verify::kNew) || changed;
       }
     }
-    const std::int64_t after = now();
-    earliest_scan_ = after + (after - time) * kScanShare / 3;
-    next_scan_ = after + pause_after_scan(changed, after - time);
-    time = after;
+    const std::int64_t end = now();
+    const std::int64_t cost = std::max<std::int64_t>(end - time - verify_cost_, 0);
+    earliest_scan_ = end + after(cost, kScanShare / 3);
+    next_scan_ = end + pause_after_scan(changed, cost);
+    time = end;
   }
   const bool uncertain = core_.dropped_pages.load(std::memory_order_relaxed) != 0;
   if (core_.armed.load(std::memory_order_relaxed) && next_count_ <= time &&
       (uncertain || last_count_ + kRecountAfter <= time)) {
     recount_locked();
-    const std::int64_t after = now();
-    next_count_ = after + (after - time) * kCountShare;
-    time = after;
+    const std::int64_t end = now();
+    next_count_ = end + after(end - time, kCountShare);
+    time = end;
   }
   return next_scan_;
 }

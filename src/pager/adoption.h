@@ -44,6 +44,7 @@ class Adoption {
   void bring_home_unmanageable() noexcept REQUIRES(mutex_);
   [[nodiscard]] bool is_under_pressure() const noexcept;
   [[nodiscard]] std::int64_t pause_after_scan(bool changed, std::int64_t cost) noexcept REQUIRES(mutex_);
+  [[nodiscard]] static std::int64_t after(std::int64_t cost, std::int64_t share) noexcept;
 
   PagerCore& core_;
   Mutex mutex_;  // one walk at a time. Before every other lock of the pager
@@ -63,6 +64,7 @@ class Adoption {
   std::int64_t next_refresh_ GUARDED_BY(mutex_) = 0;
   std::int64_t last_count_ GUARDED_BY(mutex_) = 0;
   std::int64_t pause_ GUARDED_BY(mutex_) = 0;
+  std::int64_t verify_cost_ GUARDED_BY(mutex_) = 0;  // part of the last scan
 };
 
 }  // namespace whimbrel

@@ -86,8 +86,9 @@ FaultResult Pager::migrate_to_ram(FaultContext& fault) noexcept {
 
   Fetch fetch(core, *lane);
   Fetch::Outcome outcome = fetch.run(plan.range, fault.page, page);
-  if (plan.range.count.raw() > 1 && !outcome.fault_home && (outcome.no_mapping || outcome.fault_failed)) {
-    // A border came up meanwhile, or a neighbour in the same unit spoils the load: the page alone.
+  if (plan.range.count.raw() > 1 && !outcome.fault_home) {
+    // A border came up meanwhile, the program is discarding next door, or a neighbour in the same unit spoils the load:
+    // the page alone.
     core.resident.add(outcome.home.raw());
     core.stats->pages_home.fetch_add(outcome.home.raw(), std::memory_order_relaxed);
     plan.range = {page, PageCount(1)};

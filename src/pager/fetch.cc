@@ -62,6 +62,11 @@ void Fetch::assign_frames() noexcept {
       return;
     }
   }
+  const std::uint64_t in_use = core_.space.pool(FrameUse::kLanding).in_use();
+  if (in_use > core_.landing_peak.load(std::memory_order_relaxed)) {
+    core_.landing_peak.store(in_use,
+                             std::memory_order_relaxed);  // two threads at once may lose one: by a window at most
+  }
   Pfn next = *frames;
   bool used = false;
   for (std::size_t i = 0; i < args_.npages; ++i) {

@@ -38,7 +38,10 @@ HoleFill::Filled HoleFill::serve(PageIndex page, const Mapping& mapping) noexcep
     core_.make_room(kPagesPerHuge, lane_);
     filled = fill_huge(unit);
     core_.hole_streams.brought(window, unit);
-    if (filled == unit.count) return {unit, filled};
+    if (filled == unit.count) {
+      core_.stats->huge_filled.fetch_add(1, std::memory_order_relaxed);
+      return {unit, filled};
+    }
   }
   PageRange range = empty_part(window.range.intersect(mapping.range), page);
   core_.make_room(range.count.raw(), lane_);

@@ -13,6 +13,8 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 
@@ -30,6 +32,46 @@ inline constexpr std::size_t kMiB = std::size_t{1} << 20;
 
 enum class DeviceKind { kRam, kLz4, kZstd };
 
+// Passes everything on to a real device, or fails on demand.
+class FaultyDevice final : public Device {
+ public:
+  explicit FaultyDevice(Device& device) : device_(device) {}
+  DeviceTraits traits() const noexcept override { return device_.traits(); }
+  DeviceStats stats() const noexcept override { return device_.stats(); }
+  Result<DeviceSlot> reserve(std::uint32_t pages) noexcept override { return device_.reserve(pages); }
+  void release(DeviceSlot first, std::uint32_t pages) noexcept override { device_.release(first, pages); }
+  void submit(DeviceBatch& batch) noexcept override {
+    for (DeviceOp& op : batch.ops) {
+      const bool bad = op.kind == DeviceOp::Kind::kStore ? fail_stores.load() : fail_loads.load();
+      if (bad) {
+        op.result = fail(Errc::kDeviceIo, 5, "made to fail");
+        continue;
+      }
+      DeviceBatch one{std::span<DeviceOp>(&op, 1)};
+      device_.submit(one);
+      device_.wait(one);
+    }
+  }
+  void wait(DeviceBatch&) noexcept override {}
+  bool maintain(std::size_t bytes) noexcept override { return device_.maintain(bytes); }
+  void prepare_fork() noexcept override { device_.prepare_fork(); }
+  void after_fork_in_parent() noexcept override { device_.after_fork_in_parent(); }
+  void after_fork_in_child() noexcept override { device_.after_fork_in_child(); }
+
+  std::atomic<bool> fail_loads{false};
+  std::atomic<bool> fail_stores{false};
+
+ private:
+  Device& device_;
+};
+
+struct LiveOptions {
+  PagerConfig pager;
+  DeviceKind device = DeviceKind::kLz4;
+  std::uint64_t device_capacity = 0;
+  AddressSpace::Config space;
+};
+
 class LivePager {
  public:
   // In static memory: engine threads use it.
@@ -37,8 +79,10 @@ class LivePager {
     alignas(LivePager) static std::byte room[sizeof(LivePager)];
     return *reinterpret_cast<LivePager*>(room);
   }
-  static LivePager& start(PagerConfig config, DeviceKind device = DeviceKind::kRam, AddressSpace::Config space = {}) {
-    return (::new (&instance()) LivePager)->open(config, device, space);
+  static LivePager& start(const LiveOptions& options) {
+    if (is_running()) instance().stop();  // a test that failed half-way
+    is_running() = true;
+    return (::new (&instance()) LivePager)->open(options);
   }
   // Brings everything home and ends the engine; the program goes on.
   void stop() {
@@ -53,12 +97,36 @@ class LivePager {
     Pager::destroy(pager_);
     AddressSpace::destroy(space_);
     UserfaultMmu::destroy(mmu_);
+    is_running() = false;
     this->~LivePager();
   }
 
   Pager& pager() { return *pager_; }
   PagerStats& stats() { return pager_->stats(); }
-  Device& device() { return *device_; }
+  FaultyDevice& device() { return *faulty_; }
+
+  // fork() as the runtime does it. In the child the pager works on, with threads of its own.
+  pid_t fork() {
+    pager_->park();
+    device_->prepare_fork();
+    const pid_t child = ::fork();
+    if (child != 0) {
+      device_->after_fork_in_parent();
+      pager_->mark_shared_after_fork();
+      pager_->unpark();
+      return child;
+    }
+    tables_.reset_after_fork();
+    store_.reset_after_fork();
+    mmu_->reset_after_fork();
+    device_->after_fork_in_child();
+    threads_->forget_after_fork();
+    if (!mmu_->reopen_in_child()) _exit(101);
+    if (space_->recover_in_child() != 0) _exit(102);
+    pager_->reset_in_child(nullptr);
+    start_threads();
+    return 0;
+  }
 
   // Things that only engine threads may do, done by the background thread.
   enum class Command { kNone, kBringAllHome, kEvictRange, kBringHome, kPin, kUnpin, kRecount };
@@ -71,28 +139,38 @@ class LivePager {
     }
     return result_;
   }
+  bool last_command_failed() const { return failed_; }
 
  private:
+  static bool& is_running() {
+    static bool running = false;
+    return running;
+  }
   LivePager() = default;
   ~LivePager() = default;
 
-  LivePager& open(PagerConfig config, DeviceKind kind, AddressSpace::Config space_config) {
+  LivePager& open(const LiveOptions& with) {
     EXPECT_TRUE(tables_.open({}).has_value());
     EXPECT_TRUE(store_.open({}).has_value());
     UserfaultMmu::Options options;
     options.visibility = Visibility::kShared;
     mmu_ = UserfaultMmu::create(tables_, options).value();
-    space_ = AddressSpace::create(*mmu_, tables_, clock_, space_config).value();
-    if (kind == DeviceKind::kRam) {
+    space_ = AddressSpace::create(*mmu_, tables_, clock_, with.space).value();
+    if (with.device == DeviceKind::kRam) {
       RamDevice::Options ram;
       ram.unit_pages = 16;
+      ram.capacity_bytes = with.device_capacity;
       device_ = RamDevice::create(store_, ram).value();
     } else {
       CompressedDevice::Options compressed;
-      compressed.codec = kind == DeviceKind::kLz4 ? CodecId::kLz4 : CodecId::kZstd;
+      compressed.codec = with.device == DeviceKind::kLz4 ? CodecId::kLz4 : CodecId::kZstd;
+      compressed.capacity_bytes = with.device_capacity;
       device_ = CompressedDevice::create(store_, compressed).value();
     }
-    pager_ = Pager::create(*space_, *device_, config).value();
+    faulty_ = make_from<FaultyDevice>(tables_, *device_);
+    PagerConfig config = with.pager;
+    config.footprint = &footprint_;
+    pager_ = Pager::create(*space_, *faulty_, config).value();
     EXPECT_TRUE(pager_->exclude(tables_.range()));
     EXPECT_TRUE(pager_->exclude(store_.range()));
     EXPECT_TRUE(pager_->exclude(mmu_->window_range()));
@@ -113,9 +191,13 @@ class LivePager {
     EngineThreadOptions thread_options;
     thread_options.keep = mmu_->descriptors().span();
     threads_ = make_from<RawEngineThreads>(tables_, tables_, thread_options);
+    start_threads();
+    return *this;
+  }
+
+  void start_threads() {
     fault_ = threads_->start_first(&LivePager::serve, this).value();
     background_ = threads_->start_first(&LivePager::work, this).value();
-    return *this;
   }
 
   static void serve(void* argument) {
@@ -162,9 +244,20 @@ class LivePager {
     command_ = Command::kNone;
   }
 
+  class Tables final : public Footprint {
+   public:
+    explicit Tables(const Reservation& tables) : tables_(tables) {}
+    std::uint64_t own_bytes() const noexcept override { return tables_.bytes_in_use(); }
+
+   private:
+    const Reservation& tables_;
+  };
+
   SystemClock clock_;
   Reservation tables_;
   Reservation store_;
+  Tables footprint_{tables_};
+  FaultyDevice* faulty_ = nullptr;
   UserfaultMmu* mmu_ = nullptr;
   AddressSpace* space_ = nullptr;
   Device* device_ = nullptr;
@@ -184,7 +277,8 @@ class ProgramMemory {
  public:
   explicit ProgramMemory(std::size_t bytes, bool huge = false) : bytes_(bytes) {
     raw_ = static_cast<char*>(mmap(nullptr, whole(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    at_ = reinterpret_cast<std::uint64_t*>((reinterpret_cast<std::uintptr_t>(raw_) + 2 * kHugeSize - 1) & ~(kHugeSize - 1));
+    at_ = reinterpret_cast<std::uint64_t*>((reinterpret_cast<std::uintptr_t>(raw_) + 2 * kHugeSize - 1) &
+                                           ~(kHugeSize - 1));
     mmap(at_, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     madvise(at_, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   }
@@ -208,9 +302,13 @@ class ProgramMemory {
     for (std::size_t w = 0; w < kPageSize / 8; ++w) wrong += words[w] != expected(i, w, salt) ? 1 : 0;
     return wrong;
   }
+  // Half of each page compresses, the other half does not at all.
   static std::uint64_t expected(std::size_t i, std::size_t w, std::uint64_t salt) {
-    // Half of each page compresses.
-    return w % 2 == 0 ? i + salt : (i * 0x9e3779b97f4a7c15ull + w) ^ (salt * 0xbf58476d1ce4e5b9ull);
+    if (w % 2 == 0) return i + salt;
+    std::uint64_t x = i * 512 + w + salt * 0x9e3779b97f4a7c15ull;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+    return x ^ (x >> 31);
   }
 
  private:
@@ -224,8 +322,8 @@ class ProgramMemory {
 class OutsideSampler {
  public:
   OutsideSampler() {
-    shared_ = static_cast<Shared*>(
-        mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    shared_ =
+        static_cast<Shared*>(mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
     const pid_t watched = getpid();
     child_ = fork();
     if (child_ != 0) return;
@@ -241,6 +339,7 @@ class OutsideSampler {
         const ssize_t got = pread(pagemap, words, n * 8, static_cast<off_t>((first + i) * 8));
         for (ssize_t k = 0; k < got / 8; ++k) present += words[k] >> 63;
       }
+      if (shared_->watching_all) sample_anonymous(watched);
       if (first == shared_->first && count != 0) {
         ++shared_->samples;
         if (present > shared_->most) shared_->most = present;
@@ -261,12 +360,29 @@ class OutsideSampler {
     shared_->count = range.count.raw();
   }
   [[nodiscard]] std::uint64_t most() const { return shared_->most; }
+  // Resident private memory of the whole process.
+  void watch_process() { shared_->watching_all = true; }
+  [[nodiscard]] std::uint64_t most_anonymous() const { return shared_->most_anonymous; }
   [[nodiscard]] std::uint64_t samples() const { return shared_->samples; }
 
  private:
   struct Shared {
-    std::atomic<std::uint64_t> first, count, most, samples;
+    std::atomic<std::uint64_t> first, count, most, samples, most_anonymous;
+    std::atomic<bool> watching_all;
   };
+  void sample_anonymous(pid_t process) {
+    char path[64], text[4096];
+    std::snprintf(path, sizeof path, "/proc/%d/status", process);
+    const int fd = ::open(path, O_RDONLY);
+    const ssize_t got = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (got <= 0) return;
+    text[got] = 0;
+    const char* line = std::strstr(text, "RssAnon:");
+    if (line == nullptr) return;
+    const std::uint64_t bytes = std::strtoull(line + 8, nullptr, 10) * 1024;
+    if (bytes > shared_->most_anonymous) shared_->most_anonymous = bytes;
+  }
   Shared* shared_;
   pid_t child_;
 };

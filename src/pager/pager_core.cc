@@ -111,8 +111,9 @@ void PagerCore::refresh_limit() noexcept {
   const DeviceStats device_stats = device.stats();
   in.store_bytes = traits.in_process_memory ? device_stats.held_bytes : 0;
   in.stored_pages = device_stats.stored_pages;
-  // Frames stolen and not yet stored still count as resident; what is extra are the buffers for the way home.
-  in.staging_bytes = space.pool(FrameUse::kLanding).in_use() * kPageSize;
+  // Frames stolen and not yet stored still count as resident; what is extra are the buffers for the way home, which
+  // keep their memory.
+  in.staging_bytes = landing_peak.load(std::memory_order_relaxed) * kPageSize;
   if (config.footprint != nullptr) {
     in.own_bytes = config.footprint->own_bytes();
   } else {

@@ -128,6 +128,7 @@ class PagerCore {
   std::atomic<std::uint64_t> limit_pages{kNoLimit};
   ResidentCount resident;
   std::atomic<std::uint64_t> fixed_pages{0};   // of the resident ones, as of the last count
+  std::atomic<std::uint64_t> landing_peak{0};  // most landing frames in use at once: so many have memory
   std::atomic<std::int64_t> no_room_until{0};  // making room failed: do not try before
   std::atomic<bool> armed{false};              // new mappings are registered at sight
   std::atomic<bool> background_sleeps{false};

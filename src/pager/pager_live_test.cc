@@ -1,68 +1,457 @@
 // The pager on the real kernel, managing this very process.
+#include <pthread.h>
+#include <setjmp.h>
+
 #include <random>
+#include <thread>
+#include <vector>
 
 #include "pager/live_pager_test.h"
 
 namespace whimbrel::live {
 namespace {
 
-class PagerLive : public ::testing::TestWithParam<DeviceKind> {
- protected:
-  void SetUp() override {
-    if (!kRawThreadsUsable) GTEST_SKIP() << "engine threads unknown to libc cannot run under this sanitizer";
-  }
-};
+using Command = LivePager::Command;
 
-PagerConfig with_ram(std::size_t bytes) {
-  PagerConfig config;
-  config.ram_bytes = bytes;
-  return config;
-}
+#define NEEDS_RAW_THREADS() \
+  if (!kRawThreadsUsable) GTEST_SKIP() << "engine threads unknown to libc cannot run under this sanitizer"
 
 std::uint64_t get(const PagerStats::Number& number) { return number.load(); }
 
-TEST_P(PagerLive, FourTimesTheBudgetFilledAndReadBack) {
-  constexpr std::size_t kData = 200 * kMiB, kBudget = 50 * kMiB;
-  OutsideSampler sampler;
-  LivePager& live = LivePager::start(with_ram(kBudget), GetParam());
-  {
-    ProgramMemory memory(kData);
-    sampler.watch(memory.range(0, memory.pages()));
-    for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
-    std::size_t wrong = 0;
-    for (std::size_t i = 0; i < memory.pages(); ++i) wrong += memory.wrong_words(i, 1);
-    EXPECT_EQ(wrong, 0u) << "first reading, in order";
-    std::mt19937 random(5);
-    for (int n = 0; n < 5000; ++n) {
-      const std::size_t i = random() % memory.pages();
-      wrong += memory.wrong_words(i, 1);
-    }
-    EXPECT_EQ(wrong, 0u) << "random reading";
-    for (std::size_t i = memory.pages(); i-- > 0;) wrong += memory.wrong_words(i, 1);
-    EXPECT_EQ(wrong, 0u) << "backwards";
-    EXPECT_GT(get(live.stats().pages_out), kData * 2 / kPageSize);
-    EXPECT_GT(get(live.stats().pages_home), kData / kPageSize);
-    EXPECT_GT(sampler.samples(), 5u);
-    EXPECT_LE(sampler.most() * kPageSize, kBudget + kBudget / 20) << "residency seen from outside";
-    std::printf("  most resident %zu MiB of %zu; out %zu, home %zu, faults %zu, holes %zu, back-pressure %zu, over %zu\n",
-                sampler.most() * kPageSize / kMiB, kBudget / kMiB, get(live.stats().pages_out),
-                get(live.stats().pages_home), get(live.stats().faults), get(live.stats().holes),
-                get(live.stats().back_pressure), get(live.stats().over_limit));
-    live.stop();
-    for (std::size_t i = 0; i < memory.pages(); ++i) wrong += memory.wrong_words(i, 1);
-    EXPECT_EQ(wrong, 0u) << "after the engine has ended";
-  }
+LiveOptions with_ram(std::size_t bytes, DeviceKind device = DeviceKind::kLz4) {
+  LiveOptions options;
+  options.pager.ram_bytes = bytes;
+  options.device = device;
+  return options;
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, PagerLive, ::testing::Values(DeviceKind::kRam, DeviceKind::kLz4, DeviceKind::kZstd),
+// Presence as the kernel has it, of one page of this process.
+bool is_present(const void* address) {
+  static const int pagemap = open("/proc/self/pagemap", O_RDONLY);
+  std::uint64_t word = 0;
+  const auto page = static_cast<off_t>(reinterpret_cast<std::uintptr_t>(address) / kPageSize);
+  EXPECT_EQ(pread(pagemap, &word, 8, page * 8), 8);
+  return (word >> 63) != 0;
+}
+
+std::size_t wrong_in(const ProgramMemory& memory, std::uint64_t salt) {
+  std::size_t wrong = 0;
+  for (std::size_t i = 0; i < memory.pages(); ++i) wrong += memory.wrong_words(i, salt);
+  return wrong;
+}
+
+class EveryDevice : public ::testing::TestWithParam<DeviceKind> {};
+
+TEST_P(EveryDevice, FourTimesTheBudgetFilledAndReadBack) {
+  NEEDS_RAW_THREADS();
+  constexpr std::size_t kData = 200 * kMiB, kBudget = 50 * kMiB;
+  OutsideSampler sampler;
+  LivePager& live = LivePager::start(with_ram(kBudget, GetParam()));
+  ProgramMemory memory(kData);
+  sampler.watch(memory.range(0, memory.pages()));
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  EXPECT_EQ(wrong_in(memory, 1), 0u) << "first reading, in order";
+  std::size_t wrong = 0;
+  std::mt19937 random(5);
+  for (int n = 0; n < 5000; ++n) wrong += memory.wrong_words(random() % memory.pages(), 1);
+  EXPECT_EQ(wrong, 0u) << "random reading";
+  for (std::size_t i = memory.pages(); i-- > 0;) wrong += memory.wrong_words(i, 1);
+  EXPECT_EQ(wrong, 0u) << "backwards";
+  EXPECT_GT(get(live.stats().pages_out), kData * 2 / kPageSize);
+  EXPECT_GT(get(live.stats().pages_home), kData / kPageSize);
+  EXPECT_GT(sampler.samples(), 5u);
+  EXPECT_LE(sampler.most() * kPageSize, kBudget + kBudget / 20) << "residency seen from outside";
+  std::printf("  most resident %zu MiB of %zu; out %zu, home %zu, faults %zu, holes %zu, back-pressure %zu, over %zu\n",
+              sampler.most() * kPageSize / kMiB, kBudget / kMiB, get(live.stats().pages_out),
+              get(live.stats().pages_home), get(live.stats().faults), get(live.stats().holes),
+              get(live.stats().back_pressure), get(live.stats().over_limit));
+  live.stop();
+  EXPECT_EQ(wrong_in(memory, 1), 0u) << "after the engine has ended";
+}
+
+INSTANTIATE_TEST_SUITE_P(PagerLive, EveryDevice,
+                         ::testing::Values(DeviceKind::kRam, DeviceKind::kLz4, DeviceKind::kZstd),
                          [](const auto& device) {
                            switch (device.param) {
-                             case DeviceKind::kRam: return "Ram";
-                             case DeviceKind::kLz4: return "Lz4";
-                             case DeviceKind::kZstd: return "Zstd";
+                             case DeviceKind::kRam:
+                               return "Ram";
+                             case DeviceKind::kLz4:
+                               return "Lz4";
+                             case DeviceKind::kZstd:
+                               return "Zstd";
                            }
                            return "";
                          });
+
+TEST(PagerLive, HugePagesAreGivenTakenAndComeBackRight) {
+  NEEDS_RAW_THREADS();
+  LivePager& live = LivePager::start(with_ram(48 * kMiB));
+  ProgramMemory memory(96 * kMiB, true);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 3);
+  EXPECT_EQ(wrong_in(memory, 3), 0u);
+  EXPECT_GT(get(live.stats().huge_filled), 0u) << "fresh memory advised for huge pages gets them";
+  EXPECT_GT(get(live.stats().pages_out), 20 * kMiB / kPageSize);
+  live.stop();
+  EXPECT_EQ(wrong_in(memory, 3), 0u);
+}
+
+TEST(PagerLive, BelowHalfTheBudgetNothingIsWatched) {
+  NEEDS_RAW_THREADS();
+  LivePager& live = LivePager::start(with_ram(256 * kMiB));
+  ProgramMemory memory(20 * kMiB);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  usleep(100'000);
+  EXPECT_EQ(get(live.stats().watched_pages), 0u);
+  EXPECT_EQ(get(live.stats().holes), 0u);
+  EXPECT_GE(get(live.stats().resident_pages), memory.pages());
+  live.stop();
+}
+
+TEST(PagerLive, ThreadControlBlocksStayHome) {
+  NEEDS_RAW_THREADS();
+  constexpr int kThreads = 8;
+  LivePager& live = LivePager::start(with_ram(24 * kMiB));
+  struct Idle {
+    std::atomic<bool> go{false};
+    std::atomic<std::uintptr_t> block{0};
+    std::atomic<char*> deep{nullptr};
+  };
+  static Idle idle[kThreads];
+  std::vector<pthread_t> threads(kThreads);
+  for (int i = 0; i < kThreads; ++i) {
+    pthread_create(
+        &threads[static_cast<std::size_t>(i)], nullptr,
+        [](void* argument) -> void* {
+          auto* self = static_cast<Idle*>(argument);
+          char deep[256 * 1024];
+          std::memset(deep, 7, sizeof deep);
+          self->deep = deep;
+          self->block = reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer());
+          while (!self->go) usleep(1000);
+          for (char c : deep) {
+            if (c != 7) return argument;
+          }
+          return nullptr;
+        },
+        &idle[i]);
+  }
+  ProgramMemory memory(64 * kMiB);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  std::size_t deep_away = 0;
+  for (Idle& one : idle) {
+    while (one.block == 0) usleep(100);
+    char* deep = one.deep;
+    const PageRange stack{PageIndex::of(VirtualAddress(deep)), PageCount(256)};
+    // Upwards over the block, as the sweep does, then again: below it has left before the block was seen.
+    live.command(Command::kEvictRange, stack);
+    live.command(Command::kEvictRange, stack);
+    const auto block = reinterpret_cast<char*>(one.block.load());
+    EXPECT_TRUE(is_present(block));
+    EXPECT_TRUE(is_present(block - 4096)) << "static thread-local storage lies below";
+    deep_away += is_present(deep + 4096) ? 0 : 1;
+  }
+  EXPECT_GE(get(live.stats().control_blocks), static_cast<std::uint64_t>(kThreads));
+  EXPECT_GE(deep_away, static_cast<std::size_t>(kThreads / 2)) << "the rest of a stack may leave";
+  for (Idle& one : idle) one.go = true;
+  for (pthread_t thread : threads) {
+    void* bad = nullptr;
+    pthread_join(thread, &bad);
+    EXPECT_EQ(bad, nullptr);
+  }
+  EXPECT_EQ(wrong_in(memory, 1), 0u);
+  live.stop();
+}
+
+TEST(PagerLive, PinnedAndExcludedPagesStay) {
+  NEEDS_RAW_THREADS();
+  LivePager& live = LivePager::start(with_ram(24 * kMiB));
+  ProgramMemory memory(72 * kMiB);
+  for (std::size_t i = 0; i < 256; ++i) memory.write(i, 1);
+  ASSERT_TRUE(live.pager().exclude(memory.range(0, 64)));
+  live.command(Command::kPin, memory.range(100, 50));
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 2);
+  for (std::size_t i = 0; i < 64; ++i) EXPECT_TRUE(is_present(memory.page(i))) << i;
+  for (std::size_t i = 100; i < 150; ++i) EXPECT_TRUE(is_present(memory.page(i))) << i;
+  live.command(Command::kUnpin, memory.range(100, 50));
+  live.command(Command::kEvictRange, memory.range(100, 50));
+  EXPECT_FALSE(is_present(memory.page(120)));
+  EXPECT_EQ(wrong_in(memory, 2), 0u);
+  live.stop();
+}
+
+TEST(PagerLive, MemoryThatGetsLockedOrWipedOnForkComesHome) {
+  NEEDS_RAW_THREADS();
+  LivePager& live = LivePager::start(with_ram(32 * kMiB));
+  ProgramMemory memory(80 * kMiB);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  live.command(Command::kEvictRange, memory.range(0, 1024));
+  ASSERT_FALSE(is_present(memory.page(512)));
+  // No message tells of this: the flags are looked at again about once a second.
+  ASSERT_EQ(madvise(memory.page(0), 1024 * kPageSize, MADV_WIPEONFORK), 0);
+  for (int i = 0; i < 2000 && !is_present(memory.page(512)); ++i) usleep(10'000);
+  EXPECT_TRUE(is_present(memory.page(512))) << "what a child must find wiped may not be on the device";
+  EXPECT_EQ(live.command(Command::kEvictRange, memory.range(0, 1024)).raw(), 0u);
+  ASSERT_EQ(mlock(memory.page(2048), 256 * kPageSize), 0);
+  EXPECT_EQ(live.command(Command::kEvictRange, memory.range(2048, 256)).raw(), 0u) << "locked";
+  EXPECT_EQ(wrong_in(memory, 1), 0u);
+  munlock(memory.page(2048), 256 * kPageSize);
+  live.stop();
+}
+
+TEST(PagerLive, ARamDeviceThatIsFullLosesNothing) {
+  NEEDS_RAW_THREADS();
+  LiveOptions options = with_ram(16 * kMiB, DeviceKind::kRam);
+  options.device_capacity = 12 * kMiB;
+  LivePager& live = LivePager::start(options);
+  ProgramMemory memory(64 * kMiB);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  EXPECT_EQ(wrong_in(memory, 1), 0u);
+  EXPECT_GT(get(live.stats().device_full), 0u);
+  EXPECT_GT(get(live.stats().pages_out), 0u);
+  EXPECT_GT(get(live.stats().resident_pages) * kPageSize, 40 * kMiB) << "what has no place stays";
+  const auto full = static_cast<std::uint32_t>(Pager::Notice::kDeviceFull);
+  EXPECT_EQ(live.pager().take_notices() & full, full);
+  EXPECT_EQ(live.pager().take_notices() & full, 0u) << "said once";
+  live.stop();
+}
+
+TEST(PagerLive, ADeviceThatFailsToStoreLosesNothing) {
+  NEEDS_RAW_THREADS();
+  LivePager& live = LivePager::start(with_ram(16 * kMiB));
+  live.device().fail_stores = true;
+  ProgramMemory memory(40 * kMiB);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  EXPECT_EQ(get(live.stats().pages_out), 0u);
+  EXPECT_GT(get(live.stats().device_errors), 0u);
+  EXPECT_EQ(wrong_in(memory, 1), 0u);
+  live.device().fail_stores = false;
+  for (int i = 0; i < 1000 && get(live.stats().resident_pages) * kPageSize > 17 * kMiB; ++i) usleep(10'000);
+  EXPECT_LE(get(live.stats().resident_pages) * kPageSize, 17 * kMiB) << "it recovers by itself";
+  EXPECT_EQ(wrong_in(memory, 1), 0u);
+  live.stop();
+}
+
+sigjmp_buf g_escape;
+volatile sig_atomic_t g_touching = 0;
+// The fault of one access may be reported twice, and the second signal then arrives when the access has been given up.
+void on_bus_error(int, siginfo_t*, void*) {
+  if (g_touching == 0) return;
+  g_touching = 0;
+  siglongjmp(g_escape, 1);
+}
+
+TEST(PagerLive, ALoadThatFailsIsABusErrorForThatPageAndNothingElseIsHurt) {
+  NEEDS_RAW_THREADS();
+  LivePager& live = LivePager::start(with_ram(16 * kMiB));
+  ProgramMemory memory(40 * kMiB);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  live.command(Command::kEvictRange, memory.range(0, 256));
+  ASSERT_FALSE(is_present(memory.page(10)));
+  struct sigaction action {};
+  struct sigaction before {};
+  action.sa_sigaction = on_bus_error;
+  action.sa_flags = SA_SIGINFO;
+  sigaction(SIGBUS, &action, &before);
+  live.device().fail_loads = true;
+  bool signalled = false;
+  g_touching = 1;
+  if (sigsetjmp(g_escape, 1) == 0) {
+    (void)*static_cast<volatile std::uint64_t*>(memory.page(10));
+  } else {
+    signalled = true;
+  }
+  live.device().fail_loads = false;
+  EXPECT_TRUE(signalled);
+  EXPECT_GT(get(live.stats().load_errors), 0u);
+  std::size_t wrong = 0;
+  for (std::size_t i = 0; i < memory.pages(); ++i) wrong += i == 10 ? 0 : memory.wrong_words(i, 1);
+  EXPECT_EQ(wrong, 0u) << "its neighbours too, now that the device works";
+  // The page itself is on the device still and can be had from there, whatever mark the slot bears.
+  live.command(Command::kBringHome, memory.range(10, 1));
+  EXPECT_FALSE(live.last_command_failed());
+  live.stop();
+  sigaction(SIGBUS, &before, nullptr);
+}
+
+TEST(PagerLive, TheTotalIsSplitBetweenResidentsAndStore) {
+  NEEDS_RAW_THREADS();
+  constexpr std::size_t kTotal = 100 * kMiB;
+  OutsideSampler sampler;
+  LiveOptions options;
+  options.pager.total_bytes = kTotal;
+  options.device = DeviceKind::kZstd;
+  LivePager& live = LivePager::start(options);
+  sampler.watch_process();
+  ProgramMemory memory(140 * kMiB);  // half of it compresses away
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  EXPECT_EQ(wrong_in(memory, 1), 0u);
+  EXPECT_LE(get(live.stats().peak_total_bytes), kTotal + kTotal / 20);
+  EXPECT_LE(sampler.most_anonymous(), kTotal + kTotal / 20) << "RSS of the process, seen from outside";
+  EXPECT_GT(sampler.most_anonymous(), kTotal / 2) << "the sampler saw something";
+  EXPECT_LT(get(live.stats().resident_limit_pages) * kPageSize, kTotal - 20 * kMiB);
+  std::printf("  most %zu MiB seen, %zu MiB counted of %zu; limit of residents at the end %zu MiB\n",
+              sampler.most_anonymous() / kMiB, get(live.stats().peak_total_bytes) / kMiB, kTotal / kMiB,
+              get(live.stats().resident_limit_pages) * kPageSize / kMiB);
+  live.stop();
+}
+
+TEST(PagerLive, ATotalThatCannotBeKeptIsSaidOnceWithOneThatCould) {
+  NEEDS_RAW_THREADS();
+  LiveOptions options;
+  options.pager.total_bytes = 40 * kMiB;
+  LivePager& live = LivePager::start(options);
+  ProgramMemory memory(140 * kMiB);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  EXPECT_EQ(wrong_in(memory, 1), 0u);
+  const auto cannot = static_cast<std::uint32_t>(Pager::Notice::kCannotFit);
+  EXPECT_EQ(live.pager().take_notices() & cannot, cannot);
+  const std::uint64_t would_do = live.pager().bytes_that_would_do();
+  EXPECT_GT(would_do, 70 * kMiB);  // the incompressible half
+  EXPECT_LT(would_do, 140 * kMiB);
+  live.stop();
+}
+
+TEST(PagerLive, MappingsThatComeGoAndMoveUnderPressure) {
+  NEEDS_RAW_THREADS();
+  LivePager& live = LivePager::start(with_ram(24 * kMiB));
+  ProgramMemory ballast(40 * kMiB);
+  for (std::size_t i = 0; i < ballast.pages(); ++i) ballast.write(i, 9);
+  std::atomic<std::size_t> wrong{0};
+  const auto shuffle = [&wrong](unsigned seed) {
+    std::mt19937 random(seed);
+    struct Block {
+      char* at = nullptr;
+      std::size_t pages = 0;
+      unsigned char mark = 0;
+    };
+    Block blocks[12];
+    const auto check = [&](const Block& b) {
+      for (std::size_t p = 0; p < b.pages; ++p) {
+        if (b.at[p * kPageSize] != static_cast<char>(b.mark) ||
+            b.at[p * kPageSize + 4095] != static_cast<char>(b.mark)) {
+          ++wrong;
+        }
+      }
+    };
+    for (int step = 0; step < 300; ++step) {
+      Block& b = blocks[random() % 12];
+      if (b.at == nullptr) {
+        b.pages = 32 + random() % 400;
+        b.mark = static_cast<unsigned char>(1 + random() % 200);
+        b.at = static_cast<char*>(
+            mmap(nullptr, b.pages * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        std::memset(b.at, b.mark, b.pages * kPageSize);
+        continue;
+      }
+      check(b);
+      switch (random() % 5) {
+        case 0:
+          munmap(b.at, b.pages * kPageSize);
+          b = Block();
+          break;
+        case 1: {
+          const std::size_t more = b.pages + random() % 200;
+          b.at = static_cast<char*>(mremap(b.at, b.pages * kPageSize, more * kPageSize, MREMAP_MAYMOVE));
+          for (std::size_t p = b.pages; p < more; ++p) {
+            if (b.at[p * kPageSize] != 0) ++wrong;
+          }
+          std::memset(b.at + b.pages * kPageSize, b.mark, (more - b.pages) * kPageSize);
+          b.pages = more;
+          break;
+        }
+        case 2:
+          madvise(b.at, b.pages / 2 * kPageSize, MADV_DONTNEED);
+          for (std::size_t p = 0; p < b.pages / 2; ++p) {
+            if (b.at[p * kPageSize + 100] != 0) ++wrong;
+          }
+          std::memset(b.at, b.mark, b.pages / 2 * kPageSize);
+          break;
+        case 3:
+          mmap(b.at, b.pages * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+          for (std::size_t p = 0; p < b.pages; ++p) {
+            if (b.at[p * kPageSize + 8] != 0) ++wrong;
+          }
+          std::memset(b.at, b.mark, b.pages * kPageSize);
+          break;
+        case 4:
+          std::memset(b.at, b.mark = static_cast<unsigned char>(1 + random() % 200), b.pages * kPageSize);
+          break;
+      }
+    }
+    for (Block& b : blocks) {
+      if (b.at == nullptr) continue;
+      check(b);
+      munmap(b.at, b.pages * kPageSize);
+    }
+  };
+  std::thread first(shuffle, 1), second(shuffle, 2);
+  std::size_t ballast_wrong = 0;
+  std::mt19937 random(3);
+  for (int i = 0; i < 3000; ++i) ballast_wrong += ballast.wrong_words(random() % ballast.pages(), 9);
+  first.join();
+  second.join();
+  EXPECT_EQ(wrong, 0u);
+  EXPECT_EQ(ballast_wrong + wrong_in(ballast, 9), 0u);
+  // After all that the count is what the kernel says.
+  live.command(Command::kRecount);
+  const std::uint64_t exact = get(live.stats().resident_pages);
+  EXPECT_LE(exact * kPageSize, 24 * kMiB + 2 * kMiB);
+  live.stop();
+}
+
+TEST(PagerLive, ForkedChildrenReadEverythingAndPageOn) {
+  NEEDS_RAW_THREADS();
+  LivePager& live = LivePager::start(with_ram(16 * kMiB));
+  ProgramMemory memory(40 * kMiB);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  for (int round = 0; round < 3; ++round) {
+    const pid_t child = live.fork();
+    if (child == 0) {
+      if (wrong_in(memory, 1) != 0) _exit(1);
+      for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 77);
+      if (wrong_in(memory, 77) != 0) _exit(2);
+      _exit(0);
+    }
+    for (std::size_t i = 0; i < 2000; ++i) memory.write(i, 1);
+    int status = -1;
+    waitpid(child, &status, 0);
+    EXPECT_TRUE(WIFEXITED(status)) << status;
+    EXPECT_EQ(WEXITSTATUS(status), 0) << "round " << round;
+  }
+  EXPECT_EQ(wrong_in(memory, 1), 0u);
+  live.stop();
+}
+
+TEST(PagerLive, SharingAfterAForkIsBrokenWhenTheLimitAsksForIt) {
+  NEEDS_RAW_THREADS();
+  OutsideSampler sampler;
+  LivePager& live = LivePager::start(with_ram(32 * kMiB));
+  ProgramMemory memory(30 * kMiB), more(60 * kMiB);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  // Everything resident is shared with this child now, and refuses to move.
+  int wait_for_end[2];
+  ASSERT_EQ(pipe(wait_for_end), 0);
+  const pid_t child = live.fork();
+  if (child == 0) {
+    close(wait_for_end[1]);
+    char byte;
+    (void)!read(wait_for_end[0], &byte, 1);
+    _exit(wrong_in(memory, 1) != 0);
+  }
+  close(wait_for_end[0]);
+  for (std::size_t i = 0; i < more.pages(); ++i) more.write(i, 2);
+  for (int i = 0; i < 1000 && get(live.stats().resident_pages) * kPageSize > 33 * kMiB; ++i) usleep(10'000);
+  EXPECT_LE(get(live.stats().resident_pages) * kPageSize, 33 * kMiB);
+  EXPECT_EQ(wrong_in(memory, 1), 0u);
+  EXPECT_EQ(wrong_in(more, 2), 0u);
+  close(wait_for_end[1]);
+  int status = -1;
+  waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  std::printf("  refused %zu, unshared %zu\n", get(live.stats().refused_pages), get(live.stats().unshared_pages));
+  live.stop();
+}
 
 }  // namespace
 }  // namespace whimbrel::live
