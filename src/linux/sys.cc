@@ -165,6 +165,22 @@ Result<std::size_t> process_madvise(int pidfd, const iovec* ranges, std::size_t 
                     "process_madvise");
 }
 
+Result<bool> is_resident(PageIndex page) noexcept {
+  unsigned char answer = 0;
+  const long raw = call(SYS_mincore, static_cast<long>(page.address().raw()), kPageSize, arg(&answer));
+  if (raw < 0) return fail(errc_of(static_cast<int>(-raw)), static_cast<int>(-raw), "mincore");
+  return (answer & 1) != 0;
+}
+
+Result<void> write_own_memory(PageIndex page, const std::byte* bytes) noexcept {
+  const iovec from{const_cast<std::byte*>(bytes), kPageSize};
+  const iovec to{reinterpret_cast<void*>(page.address().raw()), kPageSize};
+  const long raw = call(SYS_process_vm_writev, getpid(), arg(&from), 1, arg(&to), 1, 0);
+  if (raw == static_cast<long>(kPageSize)) return {};
+  if (raw < 0) return fail(errc_of(static_cast<int>(-raw)), static_cast<int>(-raw), "process_vm_writev");
+  return fail(Errc::kFault, 0, "process_vm_writev");
+}
+
 Result<void> munlock(void* address, std::size_t bytes) noexcept {
   return done(call(SYS_munlock, arg(address), static_cast<long>(bytes)), "munlock");
 }

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/syscall.h"
+#include "mm/address.h"
 
 struct iovec;
 struct pollfd;
@@ -49,6 +50,10 @@ void munmap(void* address, std::size_t bytes) noexcept;
 // Bytes advised, which may be fewer than asked for.
 [[nodiscard]] Result<std::size_t> process_madvise(int pidfd, const iovec* ranges, std::size_t count,
                                                   int advice) noexcept;
+// Whether the page is in RAM (mincore). kNoMemory: nothing is mapped there.
+[[nodiscard]] Result<bool> is_resident(PageIndex page) noexcept;
+// Writes one page of this process without touching it; fails where the program could not write.
+[[nodiscard]] Result<void> write_own_memory(PageIndex page, const std::byte* bytes) noexcept;
 [[nodiscard]] Result<void> munlock(void* address, std::size_t bytes) noexcept;
 
 // ---- process -------------------------------------------------------------------------------------------------------

@@ -16,3 +16,10 @@ void operator delete(void*, std::align_val_t) noexcept { CHECK(false, "the engin
 void operator delete(void*, std::size_t, std::align_val_t) noexcept {
   CHECK(false, "the engine frees to the program's heap");
 }
+
+// What the language would bring from its run-time library: exceptions, which the engine has not, and through them the
+// program's heap, its standard error and thread-local state. Never called.
+extern "C" {
+void __cxa_pure_virtual() { CHECK(false, "a pure virtual function was called"); }
+int __gxx_personality_v0() { CHECK(false, "an exception came through the engine"); }
+}

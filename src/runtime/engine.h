@@ -65,7 +65,7 @@ class Engine final : private Footprint {
     kWaiting,    // one thread watches the size of the process
     kRunning,    // both threads work
   };
-  enum class ChildResult : std::uint32_t { kPending, kReady, kNoUserfault, kTouched, kNoThread };
+  enum class ChildResult : std::uint32_t { kPending, kReady, kUnmanaged, kNoUserfault, kTouched, kNoThread };
 
   // ---- background thread (engine.cc) ----
   static void background_entry(void* self) noexcept;
@@ -90,6 +90,8 @@ class Engine final : private Footprint {
   // ---- fork (engine_fork.cc) ----
   [[nodiscard]] ChildResult take_over_in_child() noexcept;
   void wait_for_take_over() noexcept;
+  [[nodiscard]] ChildResult bring_home_by_hand() noexcept;
+  void go_on_unmanaged_or_stop(ChildResult result) const noexcept;
   [[noreturn]] void stop_child(ChildResult why) const noexcept;
 
   Settings settings_;

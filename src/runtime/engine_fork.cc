@@ -57,7 +57,7 @@ void Engine::after_fork_in_child() noexcept {
   if (!thread) {
     phase_.store(Phase::kOff, std::memory_order_release);
     slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
-    if (must_wait) stop_child(ChildResult::kNoThread);
+    if (must_wait) go_on_unmanaged_or_stop(bring_home_by_hand());
     return;
   }
   if (must_wait) wait_for_take_over();
@@ -79,9 +79,46 @@ void Engine::wait_for_take_over() noexcept {
     const std::uint32_t seen = child_event_.value();
     const ChildResult result = child_result_.load(std::memory_order_acquire);
     if (result == ChildResult::kReady) return;
+    if (result == ChildResult::kNoUserfault) return go_on_unmanaged_or_stop(bring_home_by_hand());
     if (result != ChildResult::kPending) stop_child(result);
     child_event_.wait(seen);
   }
+}
+
+// A child that may not use userfaultfd, for instance because the program gave up its rights: its memory is ordinary
+// memory, and it has one thread that touches it. So everything is simply written back where it belongs.
+Engine::ChildResult Engine::bring_home_by_hand() noexcept {
+  phase_.store(Phase::kOff, std::memory_order_release);
+  slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
+  auto* buffer = static_cast<std::byte*>(tables_.take(kPageSize));
+  if (buffer == nullptr) return ChildResult::kNoUserfault;
+  ChildResult result = ChildResult::kUnmanaged;
+  MutexLock hold(space_->mutex());
+  const PageRange everything{PageIndex(0), PageCount(std::uint64_t{1} << (kUserAddressBits - kPageShift))};
+  space_->table().for_each(everything, [&](PageRange where, PageEntry entry) REQUIRES(space_->mutex()) {
+    const PageMap* map = space_->map_of(entry.pfn());
+    if (map == nullptr) return true;  // on its way home in the parent, and there already
+    for (std::uint64_t i = 0; i < where.count.raw(); ++i) {
+      const PageIndex home = where.first + PageCount(i);
+      const Result<bool> present = sys::is_resident(home);
+      if (!present) continue;  // the child does not have that mapping
+      if (*present && entry.state() == PageState::kDevice) result = ChildResult::kTouched;
+      if (*present) continue;
+      const DeviceSlot slot{(entry.pfn() - map->first()).raw() + i};
+      DeviceOp load{.kind = DeviceOp::Kind::kLoad, .first = slot, .pages = 1, .memory = buffer};
+      DeviceBatch batch{.ops = {&load, 1}};
+      device_->submit(batch);
+      device_->wait(batch);
+      if (!load.result || !sys::write_own_memory(home, buffer)) result = ChildResult::kNoUserfault;
+    }
+    return result == ChildResult::kUnmanaged;
+  });
+  return result;
+}
+
+void Engine::go_on_unmanaged_or_stop(ChildResult result) const noexcept {
+  if (result != ChildResult::kUnmanaged) stop_child(result);
+  say("may not use userfaultfd: its memory has come home, and it goes on without a budget");
 }
 
 void Engine::stop_child(ChildResult why) const noexcept {
@@ -96,6 +133,7 @@ void Engine::stop_child(ChildResult why) const noexcept {
       break;
     case ChildResult::kNoThread: reason = "no thread could be started; check ulimit -u"; break;
     case ChildResult::kPending:
+    case ChildResult::kUnmanaged:
     case ChildResult::kReady: CHECK(false, "nothing to stop for");
   }
   say(text, reason);
