@@ -32,6 +32,7 @@ class Janitor:
             [sys.executable, str(pathlib.Path(__file__).resolve()), str(os.getpid())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, text=True)
         self._next = 0
+        self._ask({"undo": 0})  # it answers when it is ready: later questions are not to wait for its start
 
     def _ask(self, message):
         self._process.stdin.write(json.dumps(message) + "\n")

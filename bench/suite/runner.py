@@ -66,9 +66,9 @@ class Context:
         process = subprocess.Popen(argv, stderr=errors, start_new_session=True, cwd=self.directory, **kwargs)
         process.errors = errors
         self._started.append(process)
-        self._tickets.append(self._janitor.remember("kill_process", process.pid, start_time_of(process.pid)))
         if inside:
             self.samplers.append(Sampler(process.pid, SAMPLE_INTERVAL, self._entered.probe))
+        self._tickets.append(self._janitor.remember("kill_process", process.pid, start_time_of(process.pid)))
         return process
 
     def _time_out(self):
