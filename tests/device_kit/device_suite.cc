@@ -1,5 +1,6 @@
 #include "tests/device_kit/device_suite.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace whimbrel::testing {
@@ -18,6 +19,10 @@ Result<void> load(Device& device, DeviceSlot first, std::uint32_t pages, std::by
   device.submit(batch);
   device.wait(batch);
   return op.result;
+}
+
+std::uint64_t scaled(std::uint64_t units, std::uint32_t unit_pages) {
+  return unit_pages <= 16 ? units : std::max<std::uint64_t>(4, units * 16 / unit_pages);
 }
 
 void DeviceSuite::SetUp() { remake(0); }
@@ -75,7 +80,7 @@ TEST_P(DeviceSuite, EveryKindOfContentsComesBack) {
 }
 
 TEST_P(DeviceSuite, PagesOfDifferentKindsInOneUnit) {
-  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+  for (std::uint64_t seed = 0; seed < scaled(200, unit_); ++seed) {
     SCOPED_TRACE(seed);
     Pages contents(1 + seed % unit_);
     fill_mixed(seed, contents.bytes());
@@ -164,16 +169,16 @@ TEST_P(DeviceSuite, StoringAgainReplaces) {
 }
 
 TEST_P(DeviceSuite, BatchesMixStoresAndLoads) {
-  constexpr std::size_t kUnits = 32;
-  Pages contents(kUnits * unit_), back(kUnits * unit_);
+  const std::size_t units = scaled(32, unit_);
+  Pages contents(units * unit_), back(units * unit_);
   fill_mixed(3, contents.bytes());
   std::vector<DeviceSlot> slots;
   std::vector<DeviceOp> ops;
   const auto at = [&](Pages& pages, std::size_t i) { return pages.page(i * unit_); };
-  for (std::size_t i = 0; i < kUnits; ++i) {
+  for (std::size_t i = 0; i < units; ++i) {
     slots.push_back(device_->reserve(unit_).value());
     // The first half is there already and is loaded by the same batch that stores the second half.
-    if (i < kUnits / 2) {
+    if (i < units / 2) {
       ASSERT_TRUE(store(*device_, slots[i], unit_, at(contents, i)).has_value());
       ops.push_back({.kind = DeviceOp::Kind::kLoad, .first = slots[i], .pages = unit_, .memory = at(back, i)});
     } else {
@@ -184,7 +189,7 @@ TEST_P(DeviceSuite, BatchesMixStoresAndLoads) {
   device_->submit(batch);
   device_->wait(batch);
   for (const DeviceOp& op : ops) EXPECT_TRUE(op.result.has_value());
-  for (std::size_t i = kUnits / 2; i < kUnits; ++i) {
+  for (std::size_t i = units / 2; i < units; ++i) {
     ASSERT_TRUE(load(*device_, slots[i], unit_, at(back, i)).has_value());
   }
   EXPECT_EQ(std::memcmp(back.data(), contents.data(), contents.count() * kPageBytes), 0);
@@ -210,7 +215,7 @@ TEST_P(DeviceSuite, OneBadOperationDoesNotSpoilABatch) {
 
 TEST_P(DeviceSuite, VerifyTellsEqualFromChanged) {
   if (!GetParam().has_verify) GTEST_SKIP() << "this device does not compare";
-  for (std::uint64_t seed = 0; seed < 30; ++seed) {
+  for (std::uint64_t seed = 0; seed < scaled(30, unit_); ++seed) {
     Pages contents(unit_);
     fill_mixed(seed, contents.bytes());
     const DeviceSlot slot = put(contents);

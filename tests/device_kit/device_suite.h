@@ -54,6 +54,9 @@ class Pages {
 Result<void> store(Device& device, DeviceSlot first, std::uint32_t pages, const std::byte* memory);
 Result<void> load(Device& device, DeviceSlot first, std::uint32_t pages, std::byte* memory);
 
+// A number of units, fewer where units are large: a test then moves about as many bytes on every device.
+[[nodiscard]] std::uint64_t scaled(std::uint64_t units, std::uint32_t unit_pages);
+
 class DeviceSuite : public ::testing::TestWithParam<DeviceUnderTest> {
  protected:
   void SetUp() override;

@@ -48,11 +48,6 @@ bool put_seed(Device& device, std::vector<Stored>& all, std::uint64_t seed, std:
   return true;
 }
 
-// Fewer units where they are large, so that the test moves about as many bytes on every device.
-std::uint64_t scaled(std::uint64_t units, std::uint32_t pages) {
-  return pages <= 16 ? units : std::max<std::uint64_t>(4, units * 16 / pages);
-}
-
 // What a child does with what it inherited and what it adds. The return value says where it went wrong.
 int live_on(Device& device, std::vector<Stored>& all, std::uint32_t pages) {
   for (const Stored& stored : all) {
