@@ -22,6 +22,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 ALL_SIDES = ["none", "zram-lz4", "zram-lzo-rle", "file", "whimbrel", "whimbrel-total"]
 
 
+def _size(text):
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _arguments():
     parser = argparse.ArgumentParser(
         prog="run_suite", description="Runs unmodified programs with too little memory: without limit, on the kernel's own "
@@ -34,8 +41,8 @@ def _arguments():
                       "overhead when memory suffices")
     mode.add_argument("--full", action="store_true", help="all cases and programs at 1.1:1, 2:1 and 4:1, 5 rounds (hours)")
     mode.add_argument("--cleanup", action="store_true", help="only remove what a killed run may have left")
-    parser.add_argument("--size", type=parse_size, help="memory of the synthetic cases (default 512M; 1G in the larger modes)")
-    parser.add_argument("--program-size", type=parse_size, help="about what the real programs should want (default: --size)")
+    parser.add_argument("--size", type=_size, help="memory of the synthetic cases (default 512M; 1G in the larger modes)")
+    parser.add_argument("--program-size", type=_size, help="about what the real programs should want (default: --size)")
     parser.add_argument("--ratios", help="need : budget, comma-separated (default 4; --full 1.1,2,4)")
     parser.add_argument("--rounds", type=int, help="measured rounds, after one warm-up (default 3; 5 in the larger modes)")
     parser.add_argument("--cases", help="comma-separated: patterns,matmul,join,touch,redis,sqlite,sort,numpy,cc1plus")
@@ -268,11 +275,7 @@ def _stop(*_):
 
 
 def main():
-    try:
-        arguments = _arguments()
-    except ValueError as error:
-        print(f"run_suite: {error}", file=sys.stderr)
-        return 2
+    arguments = _arguments()
     if arguments.cleanup:
         return _clean_up_only()
     tools = Tools(arguments.build)
