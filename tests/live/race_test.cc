@@ -30,7 +30,7 @@ struct Race {
     madvise(shared + kSharedPages / 2 * kPageSize, kSharedPages / 2 * kPageSize, MADV_HUGEPAGE);
     own = map_memory(kOwnPages * kPageSize);
     other = map_memory(kOwnPages * kPageSize);
-    munmap(other, kOwnPages * kPageSize);
+    reserve(other, kOwnPages);
     known.resize(kWriters * kSharedPages);
     own_known.resize(kOwnPages);
     own_history.resize(kOwnPages);
@@ -39,9 +39,10 @@ struct Race {
   LiveSpace live;
   RamDriver driver{live.space(), 24 * kPagesPerHuge};
   const unsigned seed;
+  bool idle = false;  // nothing is migrated: what goes wrong then is not the engine's doing
   char* shared = nullptr;
   char* own = nullptr;    // where the shape-changer's pages are now
-  char* other = nullptr;  // unmapped: where they can go
+  char* other = nullptr;  // reserved: where they can go
   std::vector<std::uint64_t> known;      // [writer][page]: the last value written
   std::vector<std::uint64_t> own_known;  // [page]
   std::vector<std::string> own_history;  // [page]
@@ -92,6 +93,10 @@ struct Race {
     std::mt19937_64 random(seed * 77);
     while (!stop) {
       pass_fork();
+      if (idle) {
+        std::this_thread::yield();
+        continue;
+      }
       char* const base = random() % 4 == 0 ? own : shared;
       const std::size_t pages = base == shared ? kSharedPages : kOwnPages;
       std::size_t first = random() % pages;
@@ -230,10 +235,16 @@ struct Race {
     std::swap(own, other);
   }
 
+  // Addresses that nobody else may get: a thread's stack was once placed in a gap that pages were then moved into.
+  static void reserve(char* at, std::size_t pages) {
+    mmap(at, pages * kPageSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  }
+
   void move_page(char* from, char* to) {
     if (mremap(from, kPageSize, kPageSize, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED) {
       complain("mremap refused", 0, 0, 0);
     }
+    reserve(from, 1);
   }
 
   // Stops everybody, forks, and lets the child compare every word.
@@ -298,16 +309,21 @@ struct Race {
 int main(int argc, char** argv) {
   double seconds = 60;
   unsigned seed = std::random_device{}();
-  bool expect_wrong = false;
+  bool expect_wrong = false, idle = false;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--seconds") == 0 && i + 1 < argc) seconds = std::atof(argv[++i]);
     else if (std::strcmp(argv[i], "--seed") == 0 && i + 1 < argc) seed = static_cast<unsigned>(std::atoi(argv[++i]));
     else if (std::strcmp(argv[i], "--expect-wrong") == 0) expect_wrong = true;
-    else return std::fprintf(stderr, "usage: live_race_test [--seconds N] [--seed S] [--expect-wrong]\n"), 2;
+    else if (std::strcmp(argv[i], "--idle") == 0) idle = true;
+    else return std::fprintf(stderr, "usage: live_race_test [--seconds N] [--seed S] [--idle] [--expect-wrong]\n"), 2;
   }
   std::printf("seed %u, %g seconds\n", seed, seconds);
   std::fflush(stdout);
-  if (!expect_wrong) return whimbrel::live::Race(seed).run(seconds) == 0 ? 0 : 1;
+  if (!expect_wrong) {
+    whimbrel::live::Race race(seed);
+    race.idle = idle;
+    return race.run(seconds) == 0 ? 0 : 1;
+  }
   // The broken engine may also stop itself by a failed check, or never wake somebody: anything but success will do.
   const pid_t child = fork();
   if (child == 0) {
