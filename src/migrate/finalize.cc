@@ -34,6 +34,13 @@ class FinalizeStep {
   }
 
  private:
+  // The source is a large folio, whatever its word says: a unit that could not be split has lost its COMPOUND bit in the
+  // pages step (DPG-04), and is put back whole all the same.
+  bool is_unit(std::uint64_t i) const {
+    if (!src_[i].valid()) return false;
+    const Page* head = space_.page(src_[i].pfn());
+    return !head->is_tail() && head->order() != 0;
+  }
   bool migrated(std::uint64_t i) const { return src_[i].migrating() && dst_[i].valid(); }
   Pfn winner(std::uint64_t i) const { return migrated(i) ? dst_[i].pfn() : src_[i].pfn(); }
   bool to_ram(std::uint64_t i) const { return !winner(i).is_device(); }
@@ -45,9 +52,9 @@ class FinalizeStep {
 
   // Entries from i that can be installed together: base pages, same outcome, frames to install consecutive.
   std::uint64_t run_length(std::uint64_t i) const {
-    if (src_[i].compound()) return 1;
+    if (is_unit(i)) return 1;
     std::uint64_t n = 1;
-    while (i + n < npages_ && n < kPagesPerHuge && src_[i + n].valid() && !src_[i + n].compound() &&
+    while (i + n < npages_ && n < kPagesPerHuge && src_[i + n].valid() && !is_unit(i + n) &&
            migrated(i + n) == migrated(i) && to_ram(i + n) == to_ram(i) &&
            coherent(i + n) == coherent(i) &&
            ((!to_ram(i) && !coherent(i)) || winner(i + n) == winner(i) + PageCount(n))) {
@@ -65,7 +72,7 @@ class FinalizeStep {
       std::uint64_t installed = 0;
       {
         MutexLock hold(space_.mutex());
-        if (src_[at].compound()) {
+        if (is_unit(at)) {
           install.huge_locked(src_[at].pfn(), winner(at));
           installed = 1;
         } else {
@@ -76,8 +83,8 @@ class FinalizeStep {
       at += installed;
     }
     if (!stolen_back) {
-      const PageCount frames(src_[i].compound() ? kPagesPerHuge : n);
-      drop_frames(dst_[i].pfn(), frames, src_[i].compound());
+      const PageCount frames(is_unit(i) ? kPagesPerHuge : n);
+      drop_frames(dst_[i].pfn(), frames, is_unit(i));
     } else {
       space_.stats().restored.fetch_add(n, std::memory_order_relaxed);
     }
@@ -105,7 +112,7 @@ class FinalizeStep {
     const Pfn source = src_[i].pfn();
     if (!migrated(i)) release_destination(i);  // FIN-03
     if (!source.is_device()) {
-      drop_frames(source, PageCount(src_[i].compound() ? kPagesPerHuge : 1), src_[i].compound());
+      drop_frames(source, PageCount(is_unit(i) ? kPagesPerHuge : 1), is_unit(i));
       return;
     }
     if (migrated(i) && !space_.page(source)->is_mapped()) {
@@ -123,7 +130,7 @@ class FinalizeStep {
       const bool moved = migrated(k);
       {
         MutexLock hold(space_.mutex());
-        if (src_[k].compound()) {
+        if (is_unit(k)) {
           settle_unit_locked(k, moved);
         } else {
           settle_page_locked(src_[k].pfn(), winner(k), moved);
@@ -189,7 +196,7 @@ class FinalizeStep {
       space_.put_page(source);
       rewake(source);
     } else {
-      drop_frames(source, PageCount(src_[k].compound() ? kPagesPerHuge : 1), src_[k].compound());
+      drop_frames(source, PageCount(is_unit(k) ? kPagesPerHuge : 1), is_unit(k));
     }
     if (moved) {
       space_.page(dst_[k].pfn())->unlock();

@@ -116,6 +116,11 @@ class PagesStep {
       return;
     }
     space_.stats().moved.fetch_add(src_[i].pages().raw(), std::memory_order_relaxed);
+    if (src_[i].compound() && !(source->is_mapped() && space_.table().get(source->mapped_at()).is_huge())) {
+      // The slot was split meanwhile. The first page may be unmapped while others are not: each speaks for itself.
+      for (std::uint64_t j = 0; j < kPagesPerHuge; ++j) commit_base_locked(src_[i].pfn() + PageCount(j));
+      return;
+    }
     if (!source->is_mapped()) return;  // unmapped meanwhile: finalize frees both
     const PageIndex at = source->mapped_at();
     const PageEntry entry = space_.table().get(at);
