@@ -23,3 +23,17 @@ extern "C" {
 void __cxa_pure_virtual() { CHECK(false, "a pure virtual function was called"); }
 int __gxx_personality_v0() { CHECK(false, "an exception came through the engine"); }
 }
+
+namespace std {
+void __throw_out_of_range_fmt(const char*, ...) { CHECK(false, "a range check of the standard library failed"); }
+}  // namespace std
+
+// Descriptions of classes for dynamic_cast and typeid, which the engine does not use, refer to these by address only.
+extern "C" {
+extern void* const kClassInfo[16] __asm__("_ZTVN10__cxxabiv117__class_type_infoE");
+extern void* const kSingleInfo[16] __asm__("_ZTVN10__cxxabiv120__si_class_type_infoE");
+extern void* const kMultipleInfo[16] __asm__("_ZTVN10__cxxabiv121__vmi_class_type_infoE");
+void* const kClassInfo[16] = {};
+void* const kSingleInfo[16] = {};
+void* const kMultipleInfo[16] = {};
+}
