@@ -204,19 +204,23 @@ Result<void> AddressSpace::split_folio_locked(Pfn head_pfn, Pfn keep, bool lock_
 }
 
 bool AddressSpace::take_coherent_locked(PageIndex at, std::uint64_t writable_bit) noexcept {
-  const PageEntry entry = table_.get(at);
-  CHECK(entry.state() == PageState::kCoherent);
-  const PageIndex frame = map_of(entry.pfn())->frame_of(entry.pfn());
-  table_.update(at, entry.without(PageEntry::kWritable).with(writable_bit).after(PageEvent::kCollectHome));
-  Progress moved;
   for (int tries = 0; tries < 16; ++tries) {
-    moved = mmu_.move(frame, at, PageCount(1), Wake::kNo);
-    const bool shared = moved.failed && moved.error.code == Errc::kBusy && config_.break_sharing && tries == 0;
-    if (!moved.failed || (!shared && moved.error.code != Errc::kAgain)) break;
-    if (shared) (void)mmu_.populate({at, PageCount(1)}, true);
+    const PageEntry entry = table_.get(at);
+    if (entry.state() != PageState::kCoherent) return false;
+    const PageIndex frame = map_of(entry.pfn())->frame_of(entry.pfn());
+    table_.update(at, entry.without(PageEntry::kWritable).with(writable_bit).after(PageEvent::kCollectHome));
+    const Progress moved = mmu_.move(frame, at, PageCount(1), Wake::kNo);
+    if (!moved.failed) return true;
+    table_.update(at, table_.get(at).after(PageEvent::kMapCoherent));
+    if (moved.error.code == Errc::kBusy && config_.break_sharing && tries == 0) {
+      // A copy of its own for this process. Not with the lock held: the fault that this makes may be ours to serve.
+      mutex_.unlock();
+      (void)mmu_.populate({at, PageCount(1)}, true);
+      mutex_.lock();
+      continue;
+    }
+    if (moved.error.code != Errc::kAgain) return false;
   }
-  if (!moved.failed) return true;
-  table_.update(at, table_.get(at).after(PageEvent::kMapCoherent));
   return false;
 }
 

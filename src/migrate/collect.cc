@@ -324,7 +324,11 @@ PageCount Collector::handle_refusal_locked(PageIndex at, const Error& error) noe
       if (space_.config().break_sharing && event_rounds_ < 32) {
         // UA-06: a page shared by a fork moves once this process has a copy of its own. A pinned page stays busy.
         ++event_rounds_;
-        if (space_.mmu().populate({at, PageCount(1)}, true)) return PageCount(0);
+        // Not with the lock held: the fault that this makes may be ours to serve.
+        space_.mutex().unlock();
+        const bool copied = space_.mmu().populate({at, PageCount(1)}, true).has_value();
+        space_.mutex().lock();
+        if (copied) return PageCount(0);
       }
       break;
     default:

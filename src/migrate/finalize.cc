@@ -115,12 +115,8 @@ class FinalizeStep {
       drop_frames(source, PageCount(is_unit(i) ? kPagesPerHuge : 1), is_unit(i));
       return;
     }
-    if (migrated(i) && !space_.page(source)->is_mapped()) {
-      unlock_source(source);
-      space_.put_page(source);
-      return;
-    }
     unlock_source(source);
+    space_.put_page(source);
     rewake(source);
   }
 

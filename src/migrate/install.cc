@@ -142,8 +142,9 @@ bool Installer::settle_refused_locked(PageIndex at, Pfn frame, const Error& erro
   }
   const PageEntry entry = space_.table().get(at);
   if (entry.state() == PageState::kMigratingHome && copied.error.code == Errc::kNoMemory) {
-    // No RAM for it now: it stays on its device (the source keeps its mapping, finish_home sees that).
+    // No RAM for it now: it stays on its device.
     space_.table().update(at, entry.after(PageEvent::kReturnToDevice));
+    space_.page(space_.head_of(entry.pfn()))->get();  // the slot's reference again, one for each piece of a large folio
     return true;
   }
   if (tries > 1000) {

@@ -38,14 +38,18 @@ Result<void> migrate_vma_setup(AddressSpace& space, MigrateVma& args) noexcept {
     MutexLock hold(space.mutex());
     space.pump_locked();
     const Result<Mapping> mapping = space.mmu().mapping_at_or_above(range.first);
-    if (!mapping || !mapping->range.contains(range) || mapping->has_any(kNeverMigrates)) {
+    // What engine threads use can lie in one mapping with memory of the program: such a part must not be watched.
+    const PageRange home = !mapping                     ? PageRange{}
+                           : args.watch_within.empty() ? mapping->range
+                                                       : mapping->range.intersect(args.watch_within);
+    if (!mapping || !home.contains(range) || mapping->has_any(kNeverMigrates)) {
       result = fail(Errc::kInvalid, 0, "migrate_vma_setup: not one ordinary mapping");
     } else if ((args.flags & kSelectSystem) != 0 && space.is_quarantined_locked(range)) {
       // The program is discarding here; nothing can be said about these pages for a moment. Legal: src stays 0.
       // Device pages here have been moved in since (mremap), and a toucher waits for them: they may come home.
       args.npages = range.count.raw();
       for (std::uint64_t i = 0; i < args.npages; ++i) args.dst[i] = MigrateWord();
-    } else if (const Result<void> watched = mapping->is_private_anonymous() ? space.mmu().watch(mapping->range)
+    } else if (const Result<void> watched = mapping->is_private_anonymous() ? space.mmu().watch(home)
                                                                             : Result<void>{};
                !watched && watched.error().code == Errc::kExists) {
       result = fail(Errc::kInvalid, 0, "migrate_vma_setup: range belongs to another userfaultfd");  // UA-09
