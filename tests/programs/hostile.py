@@ -67,7 +67,7 @@ def problems_of(case, outcome, said, plain_said):
 
 def check(tools, case, arguments):
     """True, False, or None when skipped."""
-    plain, plain_said = case.run(tools, 90)
+    plain, plain_said = case.run(tools, 90 * arguments.patience)
     if plain.exit_status == SKIPPED:
         print(f"{case.name}: {plain_said.strip()}")
         return None
@@ -77,7 +77,7 @@ def check(tools, case, arguments):
     if arguments.plain:
         print(f"{case.name:16} plain {plain.wall_seconds:5.1f} s  {plain_said.strip()}", flush=True)
         return True
-    run, said = case.run(tools, 120, ram=case.ram)
+    run, said = case.run(tools, 120 * arguments.patience, ram=case.ram)
     problems = problems_of(case, run, said, plain_said)
     stats = run.stats
     print(f"{case.name:16} plain {plain.wall_seconds:5.1f} s, managed {run.wall_seconds:5.1f} s, "
@@ -96,6 +96,7 @@ def main():
     parser.add_argument("--case", required=True, help="name of a case, or all")
     parser.add_argument("--plain", action="store_true", help="only without whimbrel")
     parser.add_argument("--option", action="append", default=[], help="extra argument for `whimbrel run`, repeatable")
+    parser.add_argument("--patience", type=float, default=1, help="multiplies the time limits, for busy machines")
     arguments = parser.parse_args()
     tools = watch.Tools(arguments.build, arguments.option)
     tools.require("watch", "hostile", *(() if arguments.plain else ("whimbrel",)))

@@ -110,7 +110,7 @@ def show_failure(run):
 def run_program(tools, workload, arguments):
     """Rows of one program; each row is (cells, ok)."""
     scale = "full" if arguments.full else "ci"
-    limit = workload.limit * (10 if arguments.full else 1)
+    limit = workload.limit * (10 if arguments.full else 1) * arguments.patience
     workload.prepare(arguments.data, scale)
     runner = Runner(tools, workload, arguments.data, scale, limit)
     plain = runner.once()
@@ -171,6 +171,7 @@ def main():
     parser.add_argument("--plain", action="store_true", help="only without whimbrel")
     parser.add_argument("--data", type=pathlib.Path, help="where generated inputs are kept")
     parser.add_argument("--option", action="append", default=[], help="extra argument for `whimbrel run`, repeatable")
+    parser.add_argument("--patience", type=float, default=1, help="multiplies the time limits, for busy machines")
     parser.add_argument("--table", action="store_true", help="print the rows of the last runs")
     parser.add_argument("--verbose", action="store_true")
     arguments = parser.parse_args()

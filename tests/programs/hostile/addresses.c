@@ -70,18 +70,35 @@ static void drop(struct Storm* self, size_t first, size_t count) {
   }
 }
 
-// Moves a run of pages of one slot onto another slot. One mapping only: mremap refuses a run that crosses mappings, and
-// a run whose pages were mapped by different calls is first made one by mapping it anew.
+// Moves pages of one slot onto another, one call each: a longer run may consist of several mappings, which kernels
+// before 6.17 refuse to move, and later ones too when the mappings are watched by userfaultfd.
 static void move(struct Storm* self, size_t from, size_t to, size_t count) {
-  char* source = self->arena + from * kPage;
-  char* target = self->arena + to * kPage;
-  void* got = mremap(source, count * kPage, count * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, target);
-  if (got == MAP_FAILED && errno == EFAULT) return;  // crosses mappings: nothing has happened to the source
-  if (got != target) fail("mremap");
-  for (size_t i = 0; i < count; ++i) self->model[to + i] = self->model[from + i];
-  void* hole = mmap(source, count * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
-  if (hole != source) fail("placeholder mapping");
-  for (size_t i = 0; i < count; ++i) self->model[from + i] = kUnmapped;
+  for (size_t i = 0; i < count; ++i) {
+    char* source = self->arena + (from + i) * kPage;
+    char* target = self->arena + (to + i) * kPage;
+    if (mremap(source, kPage, kPage, MREMAP_MAYMOVE | MREMAP_FIXED, target) != target) fail("mremap of one page");
+    self->model[to + i] = self->model[from + i];
+    void* hole = mmap(source, kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+    if (hole != source) fail("placeholder mapping");
+    self->model[from + i] = kUnmapped;
+  }
+}
+
+// A block as realloc() keeps it: one mapping that grows, moves and shrinks as a whole. This must always succeed.
+static void grow_block(struct Storm* self) {
+  size_t pages = 16 + next_random(&self->random) % 240;
+  uint64_t seed = ++self->next_seed;
+  char* block = map_memory(pages * kPage);
+  fill(block, pages * kPage, seed);
+  size_t wider = pages + 1 + next_random(&self->random) % 128;
+  char* moved = mremap(block, pages * kPage, wider * kPage, MREMAP_MAYMOVE);
+  if (moved == MAP_FAILED) fail("mremap of a block of %zu pages to %zu", pages, wider);
+  verify(moved, pages * kPage, seed, "block moved by mremap");
+  verify_zero(moved + pages * kPage, (wider - pages) * kPage, "what mremap added to a block");
+  if (mremap(moved, wider * kPage, kPage, MREMAP_MAYMOVE) == MAP_FAILED) fail("mremap of a block to one page");
+  verify(moved, kPage, seed, "block shrunk by mremap");
+  if (munmap(moved, kPage) != 0) fail("munmap of a block");
+  self->checked += pages;
 }
 
 static bool is_mapped(const struct Storm* self, size_t first, size_t count) {
@@ -119,9 +136,13 @@ static void storm_operation(struct Storm* self) {
     case 4:
     case 5: {
       size_t other = (slot + 1 + next_random(&self->random) % (kSlots - 1)) % kSlots;
+      if (count > 48) count = 48;
       if (is_mapped(self, first, count)) move(self, first, other * kSlotPages + offset, count);
       break;
     }
+    case 11:
+      grow_block(self);
+      break;
     case 6:
       protect_and_open(self, first, count);
       break;
