@@ -180,6 +180,40 @@ TEST(PagerLive, PinnedAndExcludedPagesStay) {
   live.stop();
 }
 
+// Whether a range is registered for missing faults, by the flags of the mapping that holds it.
+bool is_watched(const void* address) {
+  FILE* smaps = std::fopen("/proc/self/smaps", "r");
+  char line[512];
+  bool here = false, watched = false;
+  while (std::fgets(line, sizeof line, smaps) != nullptr) {
+    unsigned long from = 0, to = 0;
+    if (std::sscanf(line, "%lx-%lx ", &from, &to) == 2) {
+      here = from <= reinterpret_cast<std::uintptr_t>(address) && reinterpret_cast<std::uintptr_t>(address) < to;
+    } else if (here && std::strncmp(line, "VmFlags:", 8) == 0) {
+      watched = std::strstr(line, " um") != nullptr;
+    }
+  }
+  std::fclose(smaps);
+  return watched;
+}
+
+TEST(PagerLive, AnExcludedPartOfAMappingIsNeverWatched) {
+  NEEDS_RAW_THREADS();
+  LiveOptions options = with_ram(24 * kMiB);
+  LivePager& live = LivePager::start(options);
+  ProgramMemory memory(64 * kMiB);
+  ASSERT_TRUE(live.pager().exclude(memory.range(4096, 512)));
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  live.command(Command::kEvictRange, memory.range(3072, 1024));
+  live.command(Command::kEvictRange, memory.range(4608, 1024));
+  EXPECT_EQ(wrong_in(memory, 1), 0u);
+  EXPECT_TRUE(is_watched(memory.page(4000)));
+  EXPECT_FALSE(is_watched(memory.page(4096)));
+  EXPECT_FALSE(is_watched(memory.page(4607)));
+  EXPECT_TRUE(is_watched(memory.page(4608)));
+  live.stop();
+}
+
 TEST(PagerLive, MemoryThatGetsLockedOrWipedOnForkComesHome) {
   NEEDS_RAW_THREADS();
   LivePager& live = LivePager::start(with_ram(32 * kMiB));
