@@ -12,6 +12,7 @@
 #include "after_exec.h"
 #include "device.h"
 #include "harness.h"
+#include "open_list.h"
 
 static const char usage[] =
     "usage: mirror_client [options] [PATTERN...]\n"
@@ -24,6 +25,7 @@ static const char usage[] =
     "  --dev PREFIX      nodes are PREFIX0 .. PREFIX3 (default " DMIRROR_DEFAULT_PREFIX
     ")\n"
     "  --skip PATTERN    leave these out (may be repeated)\n"
+    "  --open FILE       cases that do not pass yet, with reasons: printed as skipped, not run\n"
     "  --hazards         also run what makes the real driver crash the kernel: only for a stand-in\n"
     "  --timeout SECONDS for each case (default 20; ten times as much for slow ones)\n"
     "  --need-coherent   without coherent nodes fail instead of skipping their cases\n"
@@ -68,6 +70,8 @@ static bool parse(int argc, char** argv, struct arguments* arguments) {
       node_prefix = argv[++i];
     } else if (strcmp(argv[i], "--skip") == 0 && has_next) {
       if (!add(arguments->skips, argv[++i])) return false;
+    } else if (strcmp(argv[i], "--open") == 0 && has_next) {
+      if (!read_open_list(argv[++i])) return false;
     } else if (strcmp(argv[i], "--timeout") == 0 && has_next) {
       options->time_limit_seconds = (unsigned)strtoul(argv[++i], NULL, 10);
       if (options->time_limit_seconds == 0) return false;
