@@ -10,7 +10,8 @@ namespace {
 constexpr std::int64_t kMillisecond = 1'000'000;
 constexpr std::int64_t kSecond = 1'000'000'000;
 constexpr std::int64_t kShortestPause = kMillisecond;
-constexpr std::int64_t kLongestPauseArmed = 10 * kMillisecond;
+// Nothing has changed for a while. Whoever can see growth more cheaply calls scan_step() in between.
+constexpr std::int64_t kLongestPauseArmed = 40 * kMillisecond;
 constexpr std::int64_t kLongestPauseIdle = 100 * kMillisecond;
 constexpr std::int64_t kRecountAfter = kSecond;
 constexpr std::int64_t kRefreshAfter = kSecond;
@@ -19,7 +20,7 @@ constexpr std::int64_t kScanShare = 30;
 constexpr std::int64_t kCountShare = 20;
 constexpr std::int64_t kVerifyShare = 50;
 constexpr std::int64_t kVerifyShareUrgent = 5;
-constexpr std::int64_t kRefreshShare = 200;
+constexpr std::int64_t kRefreshShare = 300;
 // Costs are measured by the clock on the wall, which a busy machine stretches: never wait longer than this for them.
 constexpr std::int64_t kLongestForCost = 100 * kMillisecond;
 // How fast a program may take new memory: nanoseconds per page at 4 GB/s.

@@ -31,12 +31,7 @@ bool Eviction::collect(PageRange range) noexcept {
   args_.pgmap_owner = core_.owner;
   args_.flags = kSelectSystem | kSelectCompound;
   args_.skip_holes = true;
-  {
-    // Beside it in the same mapping there can be something that is excluded.
-    MutexLock hold(core_.mutex);
-    const Region* region = core_.regions.find(range.first);
-    if (region != nullptr) args_.watch_within = region->range;
-  }
+  args_.watch_within = core_.watchable_around(range.first);
   const Result<void> done = migrate_vma_setup(core_.space, args_);
   if (!done) {
     outcome_.no_such_mapping = true;

@@ -101,6 +101,12 @@ void PagerCore::reset_in_child(PagerStats* stats_of_child) noexcept {
   evict_pause = next_evict = 0;
 }
 
+PageRange PagerCore::watchable_around(PageIndex page) noexcept {
+  MutexLock hold(mutex);
+  const Region* region = regions.find(page);
+  return region == nullptr ? PageRange{} : region->range;
+}
+
 // ---- budget --------------------------------------------------------------------------------------------------------
 
 void PagerCore::refresh_limit() noexcept {
@@ -213,6 +219,16 @@ PageCount PagerCore::evict_some(PageCount want, Lane& lane, Effort effort) noexc
 
 EvictionOutcome PagerCore::evict_victim(PageRange victim, Lane& lane, Effort effort) noexcept {
   EvictionOutcome outcome = Eviction(*this, lane).run(victim);
+  if (outcome.no_such_mapping) {
+    // The program has changed its mapping since the last scan. The part that still is one mapping can go at once.
+    urgent.store(true, std::memory_order_relaxed);
+    const Result<Mapping> mapping = space.mmu().mapping_at_or_above(victim.first);
+    const PageRange part = mapping ? victim.intersect(mapping->range) : PageRange{};
+    if (!part.empty() && part != victim) {
+      victim = part;
+      outcome = Eviction(*this, lane).run(victim);
+    }
+  }
   if (outcome.refused.raw() != 0 && outcome.refusal == Errc::kBusy && effort == Effort::kBackground && may_unshare()) {
     settle(victim, outcome, lane, effort);
     if (unshare(victim, lane)) outcome = Eviction(*this, lane).run(victim);
@@ -251,11 +267,12 @@ void PagerCore::settle(PageRange victim, const EvictionOutcome& outcome, Lane& l
     MutexLock hold(mutex);
     if (change) {
       policy->left(victim, outcome.gone, Departure::kEvicted);
-      if (outcome.no_such_mapping) regions.doubt(victim);
+      if (outcome.no_such_mapping) regions.cut(victim);  // the next scan finds out what is there now
       note_refusals_locked(victim, outcome);
     }
   }
-  if (outcome.no_such_mapping) urgent.store(true, std::memory_order_relaxed);
+  // What was cut out is counted again when it is found again.
+  if (outcome.no_such_mapping) dropped_pages.fetch_add(victim.count.raw(), std::memory_order_relaxed);
   if (!outcome.kept.empty()) {
     // Pages around a control block that had left before it was found.
     (void)Fetch(*this, lane).all_of(outcome.kept, effort == Effort::kFault ? Fetch::kHurried : Fetch::kPatient);

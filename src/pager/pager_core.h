@@ -87,6 +87,9 @@ class PagerCore {
     return entry.state() == PageState::kDevice && map->contains(entry.pfn());
   }
 
+  // The region of `page`: beside it in the same mapping there can be something that is excluded. Empty: not known.
+  [[nodiscard]] PageRange watchable_around(PageIndex page) noexcept;
+
   // ---- budget ----
   [[nodiscard]] std::uint64_t limit() const noexcept { return limit_pages.load(std::memory_order_relaxed); }
   // Splits the budget anew from what the device and the engine hold now.

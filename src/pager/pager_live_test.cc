@@ -1,6 +1,7 @@
 // The pager on the real kernel, managing this very process.
 #include <pthread.h>
 #include <setjmp.h>
+#include <time.h>
 
 #include <random>
 #include <thread>
@@ -104,6 +105,26 @@ TEST(PagerLive, BelowHalfTheBudgetNothingIsWatched) {
   EXPECT_EQ(get(live.stats().watched_pages), 0u);
   EXPECT_EQ(get(live.stats().holes), 0u);
   EXPECT_GE(get(live.stats().resident_pages), memory.pages());
+  live.stop();
+}
+
+double cpu_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+
+TEST(PagerLive, AnIdleProgramCostsLittle) {
+  NEEDS_RAW_THREADS();
+  LivePager& live = LivePager::start(with_ram(24 * kMiB));
+  ProgramMemory memory(40 * kMiB);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  sleep(1);
+  const double before = cpu_seconds();
+  sleep(3);
+  const double share = (cpu_seconds() - before) / 3;
+  std::printf("  %.2f %% of one processor while idle and over half the budget\n", share * 100);
+  EXPECT_LT(share, 0.05);
   live.stop();
 }
 
@@ -431,6 +452,32 @@ TEST(PagerLive, MappingsThatComeGoAndMoveUnderPressure) {
   live.command(Command::kRecount);
   const std::uint64_t exact = get(live.stats().resident_pages);
   EXPECT_LE(exact * kPageSize, 24 * kMiB + 2 * kMiB);
+  live.stop();
+}
+
+TEST(PagerLive, TheLimitHoldsWhileAMappingIsCutToPieces) {
+  NEEDS_RAW_THREADS();
+  constexpr std::size_t kBudget = 24 * kMiB;
+  OutsideSampler sampler;
+  LivePager& live = LivePager::start(with_ram(kBudget));
+  ProgramMemory memory(64 * kMiB);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  sampler.watch(memory.range(0, memory.pages()));
+  std::mt19937 random(11);
+  std::size_t wrong = 0;
+  for (int round = 0; round < 400; ++round) {
+    // Without a message, and in the middle of the clumps that the last scan saw.
+    const std::size_t stripe = random() % (memory.pages() / 64) * 64 + 32;
+    if (stripe + 16 > memory.pages()) continue;
+    mprotect(memory.page(stripe), 16 * kPageSize, round % 2 == 0 ? PROT_READ : PROT_READ | PROT_WRITE);
+    const std::size_t from = random() % (memory.pages() - 200);
+    for (std::size_t i = from; i < from + 200; ++i) wrong += memory.wrong_words(i, 1);
+  }
+  EXPECT_EQ(wrong, 0u);
+  EXPECT_GT(sampler.samples(), 3u);
+  EXPECT_LE(sampler.most() * kPageSize, kBudget + kBudget / 20);
+  mprotect(memory.page(0), memory.pages() * kPageSize, PROT_READ | PROT_WRITE);
+  EXPECT_EQ(wrong_in(memory, 1), 0u);
   live.stop();
 }
 

@@ -240,7 +240,10 @@ TEST(PagerWorld, MemoryIsWhatItShouldBeAndTheLimitHolds) {
   run_worlds({}, 8, [](PagerWorld& world) {
     EXPECT_GT(world.stats().pages_out.load(), 500u);
     EXPECT_GT(world.stats().pages_home.load(), 100u);
-    EXPECT_LE(world.most_resident(), kLimitPages + kLimitPages / 20);
+    EXPECT_LE(world.most_resident(), kLimitPages + kLimitPages / 20)
+        << world.stats().over_limit << " faults over the limit, " << world.stats().back_pressure << " made room, "
+        << world.stats().pages_out << " out, " << world.stats().scans << " scans, " << world.stats().recounts
+        << " counts, " << world.stats().holes << " holes, counted at most " << world.stats().peak_resident_pages;
   });
 }
 
