@@ -138,7 +138,8 @@ def run_program(tools, workload, arguments):
             problems = problems_of(plain, run, **sizes)
             cells = row_of(workload.name, budget, *sizes.values(), plain, run, problems)
         except (RuntimeError, OSError) as error:  # a server or its client gave up
-            problems = [str(error)[:300]]
+            problems = str(error).split("\n")[:1]
+            details = str(error).split("\n")[1:]
             cells = (workload.name, budget, megabytes(*sizes.values()), *[""] * 9, "FAILED: " + problems[0])
             run = None
             if arguments.verbose:
@@ -146,6 +147,8 @@ def run_program(tools, workload, arguments):
         print(line_of(cells), flush=True)
         if problems and run:
             show_failure(run)
+        elif problems:
+            print("    " + "\n    ".join(details[-25:]))
         rows.append((cells, not problems))
     return rows
 

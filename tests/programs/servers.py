@@ -13,6 +13,15 @@ import time
 import watch
 
 
+class ServerFailed(RuntimeError):
+    """The client gave up; the message holds how the server ended and what it said."""
+
+    def __init__(self, error, outcome):
+        last = outcome.errors.decode(errors="replace").strip()[-800:]
+        said = outcome.output.decode(errors="replace").strip()[-800:]
+        super().__init__(f"{error}; the server ended with {outcome.ending}\n{said}\n{last}")
+
+
 class Lines:
     """A buffered line protocol over a Unix socket."""
 
@@ -192,11 +201,10 @@ class RedisWorkload:
             said += [f"digest after filling {first.decode()}", f"digest after rewriting {second.decode()}",
                      f"{wrong} wrong values"]
             client.lines.send(Redis.encode("SHUTDOWN", "NOSAVE"))
-        except Exception:
+        except (RuntimeError, OSError) as error:
             running.stop()
-            raise
-        finally:
-            outcome = running.finish()
+            raise ServerFailed(error, running.finish()) from error
+        outcome = running.finish()
         for dump, digest in (("first.rdb", first), ("second.rdb", second)):
             same = _redis_digest_of_dump(tools, work, dump, limit) == digest
             said.append(f"{dump} {'equals' if same else 'DIFFERS FROM'} the data it was made of")
@@ -288,11 +296,10 @@ class MemcachedWorkload:
             for link in links:
                 link.close()
             subprocess.run(["kill", "-TERM", (work / "pid").read_text().strip()], check=True)
-        except Exception:
+        except (RuntimeError, OSError) as error:
             running.stop()
-            raise
-        finally:
-            outcome = running.finish()
+            raise ServerFailed(error, running.finish()) from error
+        outcome = running.finish()
         outcome.output = output.encode()
         return outcome
 
