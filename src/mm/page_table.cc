@@ -133,9 +133,20 @@ Result<void> PageTable::split_huge(PageIndex base) noexcept {
 }
 
 void PageTable::trim(PageRange range) noexcept {
-  for (PageIndex unit = range.first.huge_base(); unit < range.end(); unit = unit + PageCount(kPagesPerHuge)) {
+  constexpr std::uint64_t kLeafPages = std::uint64_t{1} << (kLeafBits + kHugeOrder);
+  constexpr std::uint64_t kMiddlePages = kLeafPages << kMidBits;
+  // The range may be the whole address space: what does not exist is stepped over in the largest pieces.
+  for (PageIndex unit = range.first.huge_base(); unit < range.end();) {
+    const std::uint64_t top = unit.raw() / kMiddlePages;
+    if (top >= (1u << kTopBits)) return;
     Slot* slot = find(unit);
-    if (slot != nullptr && slot->used == 0) release_block(*slot);
+    if (slot == nullptr) {
+      const std::uint64_t step = top_[top] == nullptr ? kMiddlePages : kLeafPages;
+      unit = PageIndex((unit.raw() / step + 1) * step);
+      continue;
+    }
+    if (slot->used == 0) release_block(*slot);
+    unit = unit + PageCount(kPagesPerHuge);
   }
 }
 
