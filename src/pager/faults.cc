@@ -124,6 +124,6 @@ bool Pager::serve_hole(AddressSpace&, const PendingFault& fault, const Mapping& 
   return true;
 }
 
-void Pager::folio_free(Pfn head, unsigned order) noexcept { core_.device.release(core_.slot_of(head), 1u << order); }
+void Pager::folio_free(Pfn head, unsigned order) noexcept { core_.release(head, order); }
 
 }  // namespace whimbrel

@@ -25,6 +25,7 @@
 #include "linux/reservation.h"
 #include "linux/userfault_mmu.h"
 #include "pager/pager.h"
+#include "preload/libc_walk.h"
 
 namespace whimbrel::live {
 
@@ -106,9 +107,13 @@ class LivePager {
   FaultyDevice& device() { return *faulty_; }
 
   // fork() as the runtime does it. In the child the pager works on, with threads of its own.
-  pid_t fork() {
+  // `prepared` runs at the point where libc and others work before the copy is made.
+  template <class Prepared>
+  pid_t fork(Prepared prepared) {
     pager_->park();
     device_->prepare_fork();
+    touch_what_fork_touches();
+    prepared();
     const pid_t child = ::fork();
     if (child != 0) {
       device_->after_fork_in_parent();
@@ -126,6 +131,10 @@ class LivePager {
     pager_->reset_in_child(nullptr);
     start_threads();
     return 0;
+  }
+
+  pid_t fork() {
+    return fork([] {});
   }
 
   // Things that only engine threads may do, done by the background thread.
@@ -150,6 +159,7 @@ class LivePager {
   ~LivePager() = default;
 
   LivePager& open(const LiveOptions& with) {
+    prepare_libc_walk();
     EXPECT_TRUE(tables_.open({}).has_value());
     EXPECT_TRUE(store_.open({}).has_value());
     UserfaultMmu::Options options;

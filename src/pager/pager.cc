@@ -48,6 +48,7 @@ void Pager::destroy(Pager* pager) noexcept {
   if (pager == nullptr) return;
   PagerCore* core = &pager->core_;
   MemorySource& source = core->space.source();
+  core->release_kept();
   CHECK(core->space.remove_page_map(core->map).has_value(), "destroying a pager with pages away");
   pager->~Pager();
   source.give(pager, sizeof(Pager));
@@ -97,6 +98,7 @@ std::int64_t Pager::background_step() noexcept {
   core.background_sleeps.store(false, std::memory_order_relaxed);
   if (core.fork_happened.exchange(false, std::memory_order_acq_rel))
     core.fork_seen.store(true, std::memory_order_relaxed);
+  core.release_kept();
   const std::int64_t due = core.adoption->step();
   core.refresh_limit();
   core.note_resident();

@@ -101,6 +101,22 @@ void PagerCore::reset_in_child(PagerStats* stats_of_child) noexcept {
   evict_pause = next_evict = 0;
 }
 
+void PagerCore::release(Pfn head, unsigned order) noexcept {
+  // The device's own gate closes after this one: whoever is let in here is let in there as well.
+  const GateSection change(tables);
+  if (change) {
+    device.release(slot_of(head), 1u << order);
+  } else {
+    freed.push(*map, head);
+  }
+}
+
+void PagerCore::release_kept() noexcept {
+  if (freed.empty()) return;
+  const GateSection change(tables);
+  if (change) freed.drain(*map, [this](Pfn head, unsigned order) { device.release(slot_of(head), 1u << order); });
+}
+
 PageRange PagerCore::watchable_around(PageIndex page) noexcept {
   MutexLock hold(mutex);
   const Region* region = regions.find(page);

@@ -18,6 +18,7 @@
 #include "pager/pin_table.h"
 #include "pager/refusals.h"
 #include "pager/region_table.h"
+#include "pager/release_queue.h"
 #include "pager/resident_sweep.h"
 #include "pager/second_chance.h"
 #include "pager/streams.h"
@@ -87,6 +88,10 @@ class PagerCore {
     return entry.state() == PageState::kDevice && map->contains(entry.pfn());
   }
 
+  // Gives slots back to the device, or keeps them until a fork is over. Never waits for the program.
+  void release(Pfn head, unsigned order) noexcept;
+  void release_kept() noexcept;
+
   // The region of `page`: beside it in the same mapping there can be something that is excluded. Empty: not known.
   [[nodiscard]] PageRange watchable_around(PageIndex page) noexcept;
 
@@ -151,6 +156,7 @@ class PagerCore {
   // What a forked child relies on: closed, in this order, before a fork.
   ParkGate evictions;  // around each victim, from the choice to the end of its migration
   ParkGate tables;     // around each change of what the mutex guards
+  ReleaseQueue freed;  // while they are closed
 
   // Taken after AddressSpace::mutex(); never held over a call that waits.
   Mutex mutex;

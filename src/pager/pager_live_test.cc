@@ -504,6 +504,34 @@ TEST(PagerLive, ForkedChildrenReadEverythingAndPageOn) {
   live.stop();
 }
 
+TEST_P(EveryDevice, FaultsAreServedWhileAForkIsPrepared) {
+  NEEDS_RAW_THREADS();
+  LivePager& live = LivePager::start(with_ram(16 * kMiB, GetParam()));
+  ProgramMemory memory(12 * kMiB);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  // In pieces of single pages: each fault brings few pages home, and the device takes each back.
+  for (std::size_t i = 0; i + 1 < memory.pages(); i += 2) live.command(Command::kEvictRange, memory.range(i, 1));
+  ASSERT_FALSE(is_present(memory.page(0)));
+  const std::uint64_t stored = live.device().stats().stored_pages;
+  std::size_t wrong = 0;
+  const std::size_t half = memory.pages() / 2;
+  alarm(100);  // instead of waiting for ever
+  const pid_t child = live.fork([&] {
+    for (std::size_t i = 0; i < half; ++i) wrong += memory.wrong_words(i, 1);
+  });
+  if (child == 0) _exit(wrong_in(memory, 1) == 0 ? 0 : 1);
+  alarm(0);
+  EXPECT_EQ(wrong, 0u);
+  int status = -1;
+  waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  // What came home meanwhile is given back to the device afterwards.
+  for (int i = 0; i < 500 && live.device().stats().stored_pages > stored / 2; ++i) usleep(10'000);
+  EXPECT_LE(live.device().stats().stored_pages, stored / 2);
+  EXPECT_EQ(wrong_in(memory, 1), 0u);
+  live.stop();
+}
+
 TEST(PagerLive, SharingAfterAForkIsBrokenWhenTheLimitAsksForIt) {
   NEEDS_RAW_THREADS();
   OutsideSampler sampler;
