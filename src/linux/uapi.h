@@ -67,6 +67,7 @@ inline constexpr std::uint64_t kScanWpMatching = 1u << 0;
 inline constexpr std::uint64_t kScanCheckWpAsync = 1u << 1;
 
 // Bits of one /proc/PID/pagemap word.
+inline constexpr std::uint64_t kWordExclusive = std::uint64_t{1} << 56;  // mapped once
 inline constexpr std::uint64_t kWordUffdWp = std::uint64_t{1} << 57;
 inline constexpr std::uint64_t kWordGuard = std::uint64_t{1} << 58;
 inline constexpr std::uint64_t kWordFile = std::uint64_t{1} << 61;

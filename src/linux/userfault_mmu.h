@@ -62,6 +62,10 @@ class UserfaultMmu final : public Mmu {
   [[nodiscard]] Result<Mapping> detailed_mapping_at_or_above(PageIndex page) noexcept override;
   [[nodiscard]] Result<std::size_t> detailed_mappings(PageIndex from, std::span<Mapping> out) noexcept override;
   [[nodiscard]] Result<std::size_t> scan(PageRange range, std::span<PageRun> out, PageIndex* scanned) noexcept override;
+  bool report_sharing(bool on) noexcept override {
+    report_sharing_.store(on, std::memory_order_relaxed);
+    return fds_.has(Descriptors::kPagemap);
+  }
   [[nodiscard]] Result<void> watch(PageRange range) noexcept override;
   [[nodiscard]] Result<void> unwatch(PageRange range) noexcept override;
   [[nodiscard]] Progress move(PageIndex to, PageIndex from, PageCount count, Wake wake) noexcept override;
@@ -119,6 +123,7 @@ class UserfaultMmu final : public Mmu {
   Descriptors fds_;
   WindowSpace windows_;
   std::atomic<bool> interrupted_{false};
+  std::atomic<bool> report_sharing_{false};
   // What the running kernel turned out not to know; found out by the first call that needs it.
   std::atomic<bool> no_procmap_query_{false};
   std::atomic<bool> no_pagemap_scan_{false};

@@ -2,6 +2,8 @@
 // asking.
 #include <fcntl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <fstream>
 
@@ -192,6 +194,46 @@ TEST_F(MmuMap, PagesThatAreAwayAreHolesEvenInAProtectedSpan) {
   EXPECT_EQ(runs[0].kind & PageRun::kWritten, mmu().abilities().write_protect ? 0u : PageRun::kWritten);
   EXPECT_COMPLETE(move(home.page(3), frames.first, 2), 2);
   mmu().close_window(frames);
+}
+
+TEST_F(MmuMap, PagesThatAForkHasSharedAreToldApartWhenAskedFor) {
+  Memory home(600);
+  home.fill(0, 600);
+  int hold[2];
+  ASSERT_EQ(pipe(hold), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    close(hold[1]);
+    char byte;
+    (void)!read(hold[0], &byte, 1);
+    _exit(0);
+  }
+  close(hold[0]);
+  home.fill(10, 20);   // written: this process's own again
+  home.fill(300, 1);
+  PageRun runs[16];
+  Result<std::size_t> count = mmu().scan(home.range(), runs, nullptr);
+  ASSERT_TRUE(count && *count == 1) << "nobody has asked";
+  EXPECT_EQ(runs[0].kind & PageRun::kShared, 0u);
+  ASSERT_TRUE(mmu().report_sharing(true));
+  count = mmu().scan(home.range(), runs, nullptr);
+  ASSERT_TRUE(count && *count == 5);
+  EXPECT_EQ(runs[1].range, home.range(10, 20));
+  EXPECT_EQ(runs[3].range, home.range(300, 1));
+  for (std::size_t i = 0; i < 5; ++i) EXPECT_EQ((runs[i].kind & PageRun::kShared) != 0, i % 2 == 0) << i;
+  // A buffer that is too small: the rest is told the next time.
+  std::size_t found = 0;
+  for (PageIndex at = home.page(0); at < home.range().end(); found += *count) {
+    count = mmu().scan(PageRange::between(at, home.range().end()), {runs, 2}, &at);
+    ASSERT_TRUE(count && *count != 0);
+  }
+  EXPECT_EQ(found, 5u);
+  close(hold[1]);
+  waitpid(child, nullptr, 0);
+  count = mmu().scan(home.range(), runs, nullptr);
+  ASSERT_TRUE(count && *count == 1);
+  EXPECT_EQ(runs[0].kind & PageRun::kShared, 0u) << "nobody else has them now";
+  ASSERT_TRUE(mmu().report_sharing(false));
 }
 
 // The same questions on a kernel without the newer calls, played by a filter.

@@ -31,6 +31,9 @@ std::uint32_t kind_of_word(std::uint64_t word) noexcept {
   if ((word & uapi::kWordFile) != 0) kind |= PageRun::kFile;
   if ((word & uapi::kWordGuard) != 0) kind |= PageRun::kGuard;
   if ((word & uapi::kWordUffdWp) == 0) kind |= PageRun::kWritten;
+  if ((word & (uapi::kWordPresent | uapi::kWordFile | uapi::kWordExclusive)) == uapi::kWordPresent) {
+    kind |= PageRun::kShared;
+  }
   return kind;
 }
 
@@ -57,6 +60,32 @@ class Runs {
   std::size_t count_ = 0;
 };
 
+// The shared zero page and pages of files are always shared, and nothing follows from it.
+bool can_be_shared(std::uint32_t kind) noexcept {
+  return (kind & PageRun::kPresent) != 0 && (kind & (PageRun::kFile | PageRun::kZero)) == 0;
+}
+
+// Adds these pages, all present and of one kind, told apart by whether another process maps them too. Returns the first
+// that there was no room for, or the end.
+PageIndex add_by_sharing(int pagemap, PageRange range, std::uint32_t kind, Runs& runs) noexcept {
+  constexpr std::size_t kBatch = 256;
+  std::uint64_t words[kBatch];
+  PageIndex at = range.first;
+  while (at < range.end()) {
+    const std::uint64_t left = (range.end() - at).raw();
+    const std::size_t want = (left < kBatch ? left : kBatch) * sizeof words[0];
+    const Result<std::size_t> got = sys::pread(pagemap, words, want, at.raw() * sizeof words[0]);
+    if (!got && got.error().sys == EINTR) continue;
+    const std::size_t count = got ? *got / sizeof words[0] : 0;
+    if (count == 0) return runs.add(PageRange::between(at, range.end()), kind) ? range.end() : at;
+    for (std::size_t i = 0; i < count; ++i, ++at) {
+      const std::uint32_t shared = kind_of_word(words[i]) & PageRun::kShared;
+      if (!runs.add({at, PageCount(1)}, kind | shared)) return at;
+    }
+  }
+  return at;
+}
+
 }  // namespace
 
 Result<std::size_t> UserfaultMmu::scan(PageRange range, std::span<PageRun> out, PageIndex* scanned) noexcept {
@@ -77,6 +106,7 @@ Result<std::size_t> UserfaultMmu::scan_by_ioctl(PageRange range, std::span<PageR
   uapi::PageRegion batch[kBatch];
   Runs runs(out);
   PageIndex at = range.first;
+  const bool sharing = report_sharing_.load(std::memory_order_relaxed);
   while (at < range.end() && runs.room() > 0) {
     const bool no_guard = no_guard_category_.load(std::memory_order_relaxed);
     uapi::PagemapScan request{};
@@ -99,9 +129,18 @@ Result<std::size_t> UserfaultMmu::scan_by_ioctl(PageRange range, std::span<PageR
       return std::unexpected(got.error());
     }
     for (long i = 0; i < *got; ++i) {
-      runs.add(PageRange::between(PageIndex::of(VirtualAddress(batch[i].start)),
-                                  PageIndex::of(VirtualAddress(batch[i].end))),
-               kind_of_categories(batch[i].categories));
+      const PageRange range_of_kind = PageRange::between(PageIndex::of(VirtualAddress(batch[i].start)),
+                                                         PageIndex::of(VirtualAddress(batch[i].end)));
+      const std::uint32_t kind = kind_of_categories(batch[i].categories);
+      if (!sharing || !can_be_shared(kind)) {
+        if (runs.add(range_of_kind, kind)) continue;
+        *scanned = range_of_kind.first;
+        return runs.count();
+      }
+      const PageIndex stopped = add_by_sharing(fds_[Descriptors::kPagemap], range_of_kind, kind, runs);
+      if (stopped == range_of_kind.end()) continue;
+      *scanned = stopped;
+      return runs.count();
     }
     const PageIndex reached = PageIndex::of(VirtualAddress(request.walk_end));
     at = *got == 0 || reached <= at ? range.end() : reached;
@@ -113,6 +152,7 @@ Result<std::size_t> UserfaultMmu::scan_by_ioctl(PageRange range, std::span<PageR
 Result<std::size_t> UserfaultMmu::scan_by_words(PageRange range, std::span<PageRun> out, PageIndex* scanned) noexcept {
   constexpr std::size_t kBatch = 256;
   std::uint64_t words[kBatch];
+  const std::uint32_t wanted = report_sharing_.load(std::memory_order_relaxed) ? ~0u : ~std::uint32_t{PageRun::kShared};
   Runs runs(out);
   PageIndex at = range.first;
   while (at < range.end()) {
@@ -126,7 +166,7 @@ Result<std::size_t> UserfaultMmu::scan_by_words(PageRange range, std::span<PageR
     const std::size_t count = *got / sizeof words[0];
     if (count == 0) break;  // beyond the end of user addresses
     for (std::size_t i = 0; i < count; ++i, ++at) {
-      const std::uint32_t kind = kind_of_word(words[i]);
+      const std::uint32_t kind = kind_of_word(words[i]) & wanted;
       if (kind != 0 && !runs.add({at, PageCount(1)}, kind)) {
         *scanned = at;
         return runs.count();

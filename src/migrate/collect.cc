@@ -82,7 +82,7 @@ void Collector::collect_part_locked(PageRange part) noexcept {
         return skip(PageCount(kPagesPerHuge - 1));
       }
       const bool huge = n == 1 && runs[0].range == part && (runs[0].kind & PageRun::kHuge) != 0 &&
-                        (runs[0].kind & (PageRun::kFile | PageRun::kZero)) == 0;
+                        (runs[0].kind & (PageRun::kFile | PageRun::kZero | PageRun::kShared)) == 0;
       if (huge && wants(kSelectSystem) && !tried_huge) {
         tried_huge = true;
         at = at + collect_huge_ram_locked(part, runs[0].kind);
@@ -116,7 +116,8 @@ void Collector::collect_part_locked(PageRange part) noexcept {
       const PageIndex run_end = std::min({runs[r].range.end(), part.end(), table.next_used(at, part.end())});
       const PageRange run = PageRange::between(at, run_end);
       const std::uint32_t kind = runs[r].kind;
-      if (!wants(kSelectSystem) || (kind & PageRun::kPresent) == 0 || (kind & PageRun::kFile) != 0) {
+      if (!wants(kSelectSystem) || (kind & PageRun::kPresent) == 0 ||
+                 (kind & (PageRun::kFile | PageRun::kShared)) != 0) {
         skip(run.count);
         at = run.end();
       } else if ((kind & PageRun::kZero) != 0) {
@@ -245,6 +246,11 @@ void Collector::collect_coherent_slot_locked(PageIndex at, PageEntry entry, std:
 }
 
 PageCount Collector::steal_run_locked(PageRange run, std::uint32_t kind) noexcept {
+  if (args_.busy_limit != 0 && busy_in_a_row_ >= args_.busy_limit) {
+    args_.refused += run.count.raw();
+    skip(run.count);
+    return run.count;
+  }
   FramePool& pool = space_.pool(FrameUse::kStaging);
   PageCount want = run.count;
   Result<PageIndex> frame = pool.take(want);
@@ -288,6 +294,7 @@ PageCount Collector::steal_run_locked(PageRange run, std::uint32_t kind) noexcep
     record(MigrateWord::of(Pfn::of_frame(*frame + PageCount(i))).with(MigrateWord::kMigrate | write));
   }
   space_.stats().collected.fetch_add(moved.done.raw(), std::memory_order_relaxed);
+  if (moved.done.raw() != 0) busy_in_a_row_ = 0;
   if (moved.done.raw() != 0) space_.trace().add(TraceStep::kCollected, {run.first, moved.done}, frame->raw());
   if (moved.done < want) {
     for (std::uint64_t i = moved.done.raw(); i < want.raw(); ++i) {
@@ -321,6 +328,7 @@ PageCount Collector::handle_refusal_locked(PageIndex at, const Error& error) noe
       break;
     case Errc::kBusy:
       space_.stats().busy.fetch_add(1, std::memory_order_relaxed);
+      ++busy_in_a_row_;
       if (space_.config().break_sharing && event_rounds_ < 32) {
         // UA-06: a page shared by a fork moves once this process has a copy of its own. A pinned page stays busy.
         ++event_rounds_;

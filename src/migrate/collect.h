@@ -53,6 +53,7 @@ class Collector {
   Mapping mapping_;
   bool ended_ = false;  // the rest of the range is not what it was: nothing more is taken
   int event_rounds_ = 0;
+  std::uint64_t busy_in_a_row_ = 0;
 };
 
 }  // namespace whimbrel

@@ -31,6 +31,7 @@ struct MigrateVma {
   // Engine-only additions (zero for drivers).
   bool read_only = false;           // the slots are not writable, whatever the mapping says at this moment
   bool skip_holes = false;          // do not report empty slots: an evictor has no use for them
+  std::uint64_t busy_limit = 0;     // after so many busy pages in a row the rest of their stretch is left; 0: never
   PageRange watch_within;           // the part of the mapping that may be watched; empty: all of it
   std::uint64_t refused = 0;        // out: RAM pages that could not be taken (pinned, shared, special)
   Errc refusal = Errc::kBusy;       // out: why the last of them was refused

@@ -31,6 +31,8 @@ bool Eviction::collect(PageRange range) noexcept {
   args_.pgmap_owner = core_.owner;
   args_.flags = kSelectSystem | kSelectCompound;
   args_.skip_holes = true;
+  // One page in use by a device has neighbours that can go; four in a row are a fork's, and each refusal costs.
+  args_.busy_limit = 4;
   args_.watch_within = core_.watchable_around(range.first);
   const Result<void> done = migrate_vma_setup(core_.space, args_);
   if (!done) {

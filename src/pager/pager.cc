@@ -96,10 +96,8 @@ void Pager::unpin(PageRange range) noexcept {
 std::int64_t Pager::background_step() noexcept {
   PagerCore& core = core_;
   core.background_sleeps.store(false, std::memory_order_relaxed);
-  if (core.fork_happened.exchange(false, std::memory_order_acq_rel))
-    core.fork_seen.store(true, std::memory_order_relaxed);
   core.release_kept();
-  const std::int64_t due = core.adoption->step();
+  const std::int64_t due = std::min(core.adoption->step(), core.sharing.step());
   core.refresh_limit();
   core.note_resident();
 
@@ -113,7 +111,10 @@ std::int64_t Pager::background_step() noexcept {
     if (resident_now + reserve / 2 > most && core.next_evict <= time) {
       LaneLease lane(core, LaneLease::Who::kOther);
       const std::uint64_t want = std::min(resident_now - target, kBatch);
-      const PageCount gone = core.evict_some(PageCount(want), *lane, PagerCore::Effort::kBackground);
+      PageCount gone = core.evict_some(PageCount(want), *lane, PagerCore::Effort::kBackground);
+      if (gone.raw() * 4 < want && core.sharing.possible() && core.resident.value() > most) {
+        gone += core.evict_some(PageCount(want) - gone, *lane, PagerCore::Effort::kCopyShared);
+      }
       time = core.space.clock().now_ns();
       if (gone.raw() * 4 >= want) {
         core.evict_pause = 0;
@@ -210,7 +211,7 @@ void Pager::unpark() noexcept {
   core_.wake.advance();
 }
 
-void Pager::mark_shared_after_fork() noexcept { core_.fork_happened.store(true, std::memory_order_release); }
+void Pager::mark_shared_after_fork() noexcept { core_.sharing.note_fork(); }
 
 void Pager::reset_in_child(PagerStats* stats) noexcept { core_.reset_in_child(stats); }
 

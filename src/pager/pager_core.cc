@@ -95,8 +95,7 @@ void PagerCore::reset_in_child(PagerStats* stats_of_child) noexcept {
   urgent.store(true, std::memory_order_relaxed);
   events_lost.store(false, std::memory_order_relaxed);
   background_sleeps.store(false, std::memory_order_relaxed);
-  fork_happened.store(false, std::memory_order_relaxed);
-  fork_seen.store(true, std::memory_order_relaxed);
+  sharing.reset_in_child();
   no_room_until.store(0, std::memory_order_relaxed);
   evict_pause = next_evict = 0;
 }
@@ -210,10 +209,10 @@ PageCount PagerCore::evict_some(PageCount want, Lane& lane, Effort effort) noexc
     EvictionPolicy::Choice choice = EvictionPolicy::Choice::kNothing;
     {
       MutexLock hold(mutex);
-      sweep.begin(space.clock().now_ns());
+      sweep.begin(space.clock().now_ns(), effort == Effort::kCopyShared);
       choice = policy->choose(sweep, want - gone, &victim);
-      if (choice == EvictionPolicy::Choice::kNothing && !sweep.saw_refused() && effort == Effort::kBackground &&
-          resident.value() > limit()) {
+      const bool all_seen = effort == (sharing.possible() ? Effort::kCopyShared : Effort::kBackground);
+      if (choice == EvictionPolicy::Choice::kNothing && !sweep.saw_refused() && all_seen && resident.value() > limit()) {
         raise(Pager::Notice::kNothingMoves);
       }
     }
@@ -234,6 +233,8 @@ PageCount PagerCore::evict_some(PageCount want, Lane& lane, Effort effort) noexc
 }
 
 EvictionOutcome PagerCore::evict_victim(PageRange victim, Lane& lane, Effort effort) noexcept {
+  PageCount gone_before;
+  if (effort == Effort::kCopyShared) (void)unshare(victim, lane, true);
   EvictionOutcome outcome = Eviction(*this, lane).run(victim);
   if (outcome.no_such_mapping) {
     // The program has changed its mapping since the last scan. The part that still is one mapping can go at once.
@@ -245,19 +246,23 @@ EvictionOutcome PagerCore::evict_victim(PageRange victim, Lane& lane, Effort eff
       outcome = Eviction(*this, lane).run(victim);
     }
   }
-  if (outcome.refused.raw() != 0 && outcome.refusal == Errc::kBusy && effort == Effort::kBackground && may_unshare()) {
-    settle(victim, outcome, lane, effort);
-    if (unshare(victim, lane)) outcome = Eviction(*this, lane).run(victim);
+  if (outcome.refused.raw() != 0 && outcome.refusal == Errc::kBusy && sharing.possible()) {
+    sharing.hurry();
+    if (effort == Effort::kFault) {
+      kick();
+    } else if (sharing.told_apart() || resident.value() > limit()) {
+      settle(victim, outcome, lane, effort);
+      gone_before = outcome.gone;
+      outcome = EvictionOutcome();
+      if (unshare(victim, lane, effort == Effort::kCopyShared)) outcome = Eviction(*this, lane).run(victim);
+    }
   }
   settle(victim, outcome, lane, effort);
+  outcome.gone += gone_before;
   return outcome;
 }
 
-bool PagerCore::may_unshare() const noexcept {
-  return fork_seen.load(std::memory_order_relaxed) && resident.value() > limit();
-}
-
-bool PagerCore::unshare(PageRange victim, Lane& lane) noexcept {
+bool PagerCore::unshare(PageRange victim, Lane& lane, bool copy) noexcept {
   // Pages that a fork has shared move once this process has a copy of its own. Never with a lock held and never on the
   // fault thread: a page that goes away in between would be waited for.
   Mmu& mmu = space.mmu();
@@ -265,7 +270,8 @@ bool PagerCore::unshare(PageRange victim, Lane& lane) noexcept {
   if (!found) return false;
   bool any = false;
   for (std::size_t i = 0; i < *found; ++i) {
-    if ((lane.runs[i].kind & PageRun::kPresent) == 0) continue;
+    if (!ResidentSweep::is_movable(lane.runs[i])) continue;
+    if (!copy && (lane.runs[i].kind & PageRun::kShared) != 0) continue;
     if (!mmu.populate(lane.runs[i].range, true)) continue;
     stats->unshared_pages.fetch_add(lane.runs[i].range.count.raw(), std::memory_order_relaxed);
     any = true;

@@ -21,6 +21,7 @@
 #include "pager/release_queue.h"
 #include "pager/resident_sweep.h"
 #include "pager/second_chance.h"
+#include "pager/sharing.h"
 #include "pager/streams.h"
 #include "port/device.h"
 
@@ -108,7 +109,8 @@ class PagerCore {
   // ---- eviction ----
   enum class Effort : std::uint8_t {
     kFault,       // somebody waits: give up soon, never wait for the program
-    kBackground,  // may break copy-on-write sharing when the limit is exceeded
+    kBackground,  // may claim pages that another process has left
+    kCopyShared,  // the same, and makes copies of pages that other processes map as well, so that they can move
   };
   PageCount evict_some(PageCount want, Lane& lane, Effort effort) noexcept;
   // One victim, with all that is to be remembered about it. The eviction gate has been entered.
@@ -142,16 +144,16 @@ class PagerCore {
   std::atomic<bool> background_sleeps{false};
   std::atomic<bool> urgent{false};              // the background thread should look at everything again
   std::atomic<bool> stopped{false};             // bring_all_home: nothing leaves any more
-  std::atomic<bool> fork_seen{false};           // pages may be shared copy-on-write
   std::atomic<std::uint64_t> dropped_pages{0};  // addresses the program discarded since the last count
   std::atomic<bool> events_lost{false};         // messages came while the tables were not to be touched
   std::atomic<std::uint32_t> raised{0};         // notices raised ever
   std::atomic<std::uint32_t> fresh_notices{0};
   std::atomic<std::uint64_t> would_do{0};
-  std::atomic<bool> fork_happened{false};
   Event wake;
   std::int64_t evict_pause = 0;  // background thread: grows while nothing moves
   std::int64_t next_evict = 0;
+
+  Sharing sharing{*this};
 
   // What a forked child relies on: closed, in this order, before a fork.
   ParkGate evictions;  // around each victim, from the choice to the end of its migration
@@ -175,8 +177,8 @@ class PagerCore {
   Streams hole_streams;
 
  private:
-  [[nodiscard]] bool may_unshare() const noexcept;
-  [[nodiscard]] bool unshare(PageRange victim, Lane& lane) noexcept;
+  // Gives this process pages of its own where it has none, or (unless `copy`) where that costs nothing.
+  [[nodiscard]] bool unshare(PageRange victim, Lane& lane, bool copy) noexcept;
   void settle(PageRange victim, const EvictionOutcome& outcome, Lane& lane, Effort effort) noexcept;
   void note_refusals_locked(PageRange victim, const EvictionOutcome& outcome) noexcept REQUIRES(mutex);
 };

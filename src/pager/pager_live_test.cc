@@ -504,6 +504,37 @@ TEST(PagerLive, ForkedChildrenReadEverythingAndPageOn) {
   live.stop();
 }
 
+// What is shared is passed over, what a child leaves behind is claimed: faults after a fork cost what they always do.
+TEST(PagerLive, SharedPagesAreNotTriedAgainAndAgain) {
+  NEEDS_RAW_THREADS();
+  LivePager& live = LivePager::start(with_ram(16 * kMiB));
+  ProgramMemory memory(40 * kMiB);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  int wait_for_end[2];
+  ASSERT_EQ(pipe(wait_for_end), 0);
+  const pid_t child = live.fork();
+  if (child == 0) {
+    close(wait_for_end[1]);
+    char byte;
+    (void)!read(wait_for_end[0], &byte, 1);
+    _exit(0);
+  }
+  close(wait_for_end[0]);
+  const std::uint64_t before = get(live.stats().refused_pages);
+  for (int round = 0; round < 3; ++round) EXPECT_EQ(wrong_in(memory, 1), 0u);
+  EXPECT_LT(get(live.stats().refused_pages) - before, 1000u) << "while the child lives";
+  EXPECT_LE(get(live.stats().peak_resident_pages) * kPageSize, 17 * kMiB);
+  close(wait_for_end[1]);
+  int status = -1;
+  waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  const std::uint64_t moved = get(live.stats().pages_out);
+  for (int round = 0; round < 3; ++round) EXPECT_EQ(wrong_in(memory, 1), 0u);
+  EXPECT_LT(get(live.stats().refused_pages) - before, 10'000u) << "each once, until it is claimed";
+  EXPECT_GT(get(live.stats().pages_out) - moved, 3 * 40 * kMiB / kPageSize / 2);
+  live.stop();
+}
+
 TEST_P(EveryDevice, FaultsAreServedWhileAForkIsPrepared) {
   NEEDS_RAW_THREADS();
   LivePager& live = LivePager::start(with_ram(16 * kMiB, GetParam()));
@@ -552,6 +583,11 @@ TEST(PagerLive, SharingAfterAForkIsBrokenWhenTheLimitAsksForIt) {
   for (std::size_t i = 0; i < more.pages(); ++i) more.write(i, 2);
   for (int i = 0; i < 1000 && get(live.stats().resident_pages) * kPageSize > 33 * kMiB; ++i) usleep(10'000);
   EXPECT_LE(get(live.stats().resident_pages) * kPageSize, 33 * kMiB);
+  // Less than what is shared: now there is no other way.
+  live.pager().set_limits(12 * kMiB, 0);
+  for (int i = 0; i < 1000 && get(live.stats().resident_pages) * kPageSize > 13 * kMiB; ++i) usleep(10'000);
+  EXPECT_LE(get(live.stats().resident_pages) * kPageSize, 13 * kMiB);
+  EXPECT_GT(get(live.stats().unshared_pages), 0u);
   EXPECT_EQ(wrong_in(memory, 1), 0u);
   EXPECT_EQ(wrong_in(more, 2), 0u);
   close(wait_for_end[1]);

@@ -7,7 +7,7 @@
 namespace whimbrel {
 
 bool ResidentSweep::is_candidate(const PageRun& run) const noexcept {
-  return (run.kind & PageRun::kPresent) != 0 && (run.kind & (PageRun::kZero | PageRun::kFile)) == 0;
+  return is_movable(run) && (shared_too_ || (run.kind & PageRun::kShared) == 0);
 }
 
 void ResidentSweep::read_ahead(const Region& region, PageIndex at) noexcept {

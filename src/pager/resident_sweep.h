@@ -19,12 +19,18 @@ class ResidentSweep final : public ResidentView {
   ResidentSweep(Mmu& mmu, const RegionTable& regions, const PinTable& pins, const RefusalTable& refusals) noexcept
       : mmu_(mmu), regions_(regions), pins_(pins), refusals_(refusals) {}
 
-  // Forgets what was read ahead. `now_ns` decides which refusals still hold.
-  void begin(std::int64_t now_ns) noexcept {
+  // Forgets what was read ahead. `now_ns` decides which refusals still hold; `shared_too`: pages that other processes
+  // map as well, which cannot move as they are, count as well.
+  void begin(std::int64_t now_ns, bool shared_too = false) noexcept {
     now_ns_ = now_ns;
+    shared_too_ = shared_too;
     ahead_ = PageRange();
     run_count_ = 0;
     refused_ = false;
+  }
+  // Memory of the program's own, as far as the page table tells.
+  [[nodiscard]] static bool is_movable(const PageRun& run) noexcept {
+    return (run.kind & PageRun::kPresent) != 0 && (run.kind & (PageRun::kZero | PageRun::kFile)) == 0;
   }
   [[nodiscard]] bool next(PageIndex from, Clump* out) noexcept override;
   // Since begin(): pages were passed over because they refused lately.
@@ -52,6 +58,7 @@ class ResidentSweep final : public ResidentView {
   PageRange ahead_;
   std::size_t run_count_ = 0;
   bool refused_ = false;
+  bool shared_too_ = false;
   std::array<PageRun, 256> runs_{};
 };
 

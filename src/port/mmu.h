@@ -69,6 +69,7 @@ struct PageRun {
     kFile = 1u << 4,
     kWritten = 1u << 5,   // written since armed; meaningless without kPresent
     kGuard = 1u << 6,
+    kShared = 1u << 7,    // mapped by another process too, so it cannot move; see report_sharing()
   };
   PageRange range;
   std::uint32_t kind = 0;
@@ -131,6 +132,12 @@ class Mmu {
   // how many. `scanned` (may be null) receives the first page not looked at: range.end() unless `out` was too small.
   [[nodiscard]] virtual Result<std::size_t> scan(PageRange range, std::span<PageRun> out,
                                                  PageIndex* scanned) noexcept = 0;
+  // From now on scan() finds out which present pages are kShared. That costs a look at every page, so it is asked for
+  // only while a fork may have shared some. False: it cannot be found out here.
+  virtual bool report_sharing(bool on) noexcept {
+    (void)on;
+    return false;
+  }
 
   // ---- watching ------------------------------------------------------------------------------------------
   // Idempotent. kExists: another userfaultfd owns a part. kNoMemory: too many mappings. kInvalid: not watchable.
