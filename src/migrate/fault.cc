@@ -115,7 +115,11 @@ void FaultService::serve_coherent(const PendingFault& fault) noexcept {
 
 void FaultService::serve_device(const PendingFault& fault, PageEntry entry, bool on_service_thread) noexcept {
   PageMap* map = space_.map_of(entry.pfn());
-  CHECK(map != nullptr, "a slot stands for a page of no device");
+  if (map == nullptr) {
+    // Came home since the slot was looked at, and its device is gone as well: look again.
+    space_.mmu().wake({fault.page, PageCount(1)});
+    return;
+  }
   if (!on_service_thread && !map->ops().serves_inline()) {
     if (queue_ == nullptr || !queue_->push(fault)) space_.mmu().wake({fault.page, PageCount(1)});
     return;
