@@ -29,6 +29,14 @@ void AddressSpace::destroy(AddressSpace* space) noexcept {
   MemorySource& source = space->source_;
   for (FramePool* pool : space->pools_) FramePool::destroy(pool);
   for (auto& map : space->maps_) PageMap::destroy(map.load(std::memory_order_relaxed));
+  {
+    MutexLock hold(space->mutex_);
+    for (PageMap* map = space->retired_maps_; map != nullptr;) {
+      PageMap* next = map->next_retired();
+      PageMap::destroy(map);
+      map = next;
+    }
+  }
   space->~AddressSpace();
   source.give(space, sizeof(AddressSpace));
 }
@@ -58,11 +66,13 @@ Result<PageMap*> AddressSpace::add_page_map(MemoryType type, PageCount count, co
 
 Result<void> AddressSpace::remove_page_map(PageMap* map) noexcept {
   if (map->pages_in_use() != 0) return fail(Errc::kBusy, 0, "device pages in use");
+  MutexLock hold(mutex_);  // who has found a page of it under the lock goes on finding its neighbours
   for (auto& slot : maps_) {
     if (slot.load(std::memory_order_acquire) != map) continue;
     slot.store(nullptr, std::memory_order_release);
     if (!map->window().empty()) mmu_.close_window(map->window());
-    PageMap::destroy(map);
+    map->retire(retired_maps_);
+    retired_maps_ = map;
     return {};
   }
   return fail(Errc::kNotFound, 0, "page map");

@@ -218,6 +218,7 @@ class AddressSpace {
 
   Mutex mutex_;
   PageTable table_ GUARDED_BY(mutex_);
+  PageMap* retired_maps_ GUARDED_BY(mutex_) = nullptr;
   std::array<Quarantine, 64> quarantine_ GUARDED_BY(mutex_){};
   std::size_t quarantine_next_ GUARDED_BY(mutex_) = 0;
   std::array<PageRange, 8> lazy_free_ GUARDED_BY(mutex_){};

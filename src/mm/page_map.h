@@ -70,6 +70,11 @@ class PageMap {
   [[nodiscard]] std::size_t metadata_bytes() const noexcept;
   void reset_after_fork() noexcept { mutex_.reset_after_fork(); }
 
+  // A map that is no longer known stays in memory until its address space goes: whoever looked it up a moment ago, on the
+  // way out of a fault or a finalize, may still read from it.
+  void retire(PageMap* behind) noexcept { next_retired_ = behind; }
+  [[nodiscard]] PageMap* next_retired() const noexcept { return next_retired_; }
+
  private:
   static constexpr std::uint64_t kChunkPages = 4096;
   PageMap(MemorySource& source, Pfn first, PageCount count, MemoryType type, const void* owner, PageMapOps* ops) noexcept;
@@ -81,6 +86,7 @@ class PageMap {
   const void* const owner_;
   PageMapOps* const ops_;
   PageRange window_;  // set once, before the first page exists
+  PageMap* next_retired_ = nullptr;
   Mutex mutex_;  // guards the creation of chunks
   SourceArray<std::atomic<Page*>> chunks_;
   std::atomic<std::uint64_t> in_use_{0};
