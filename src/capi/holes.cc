@@ -1,0 +1,51 @@
+// Untouched memory that the engine watches: filled as the kernel would have filled it. Reads get the shared zero page,
+// writes a page of zeros, areas that want huge pages whole units.
+#include "capi/capi.h"
+
+using namespace whimbrel;
+
+namespace {
+
+alignas(kPageSize) constexpr std::byte kZeroPage[kPageSize]{};
+
+bool wants_huge(AddressSpace& space, PageIndex page) noexcept {
+  const Result<Mapping> detailed = space.mmu().detailed_mapping_at_or_above(page);
+  return detailed && detailed->range.contains(page) && detailed->has(Mapping::kHugeAdvised);
+}
+
+}  // namespace
+
+bool mm_struct::serve_hole(AddressSpace& space, const PendingFault& fault, const Mapping& mapping) noexcept {
+  const PageRange unit{fault.page.huge_base(), PageCount(kPagesPerHuge)};
+  MutexLock hold(space.mutex());
+  if (!space.table().get(fault.page).is_ram()) return false;
+  if (fault.write && mapping.range.contains(unit) &&
+      space.table().next_used(unit.first, unit.end()) == unit.end()) {
+    PageRun run[1];
+    const Result<std::size_t> present = space.mmu().scan(unit, run, nullptr);
+    // Only the slow query tells whether huge pages are wanted: asked once for each untouched unit.
+    if (present && *present == 0 && wants_huge(space, fault.page) && install_huge_zeros_locked(unit)) return true;
+  }
+  for (int tries = 0; tries < 100; ++tries) {
+    const Progress filled = fault.write ? space.mmu().copy(fault.page, kZeroPage, PageCount(1), Wake::kYes)
+                                        : space.mmu().zero(fault.page, PageCount(1), Wake::kYes);
+    if (!filled.failed) return true;
+    if (filled.error.code != Errc::kEventPending) break;
+    space.pump_locked();
+    if (!space.table().get(fault.page).is_ram()) break;
+  }
+  space.mmu().wake({fault.page, PageCount(1)});  // there already, or gone: the access sees what is there now
+  return true;
+}
+
+bool mm_struct::install_huge_zeros_locked(PageRange unit) noexcept {
+  const Result<Pfn> frame = space_->alloc_huge_frame();
+  if (!frame) return false;
+  *space_->bytes(*frame) = std::byte{0};  // faults in a huge page of zeros
+  const Progress moved = mmu_->move(unit.first, frame->frame(), unit.count, Wake::kNo);
+  space_->page(*frame)->unlock();
+  space_->put_page(*frame);
+  if (moved.failed && moved.done.raw() == 0) return false;
+  mmu_->wake(unit);
+  return true;
+}
