@@ -55,7 +55,10 @@ Result<void> UserfaultMmu::adopt(Rung rung, const Userfault& userfault) noexcept
   return fds_.open(userfault.fd, options_.visibility);
 }
 
-void UserfaultMmu::reset_after_fork() noexcept { windows_.reset_after_fork(); }
+void UserfaultMmu::reset_after_fork() noexcept {
+  windows_.reset_after_fork();
+  watched_part_ = {};
+}
 
 Result<void> UserfaultMmu::reopen_in_child() noexcept {
   fds_.forget_inherited(options_.visibility);

@@ -80,6 +80,8 @@ class UserfaultMmu final : public Mmu {
   [[nodiscard]] Result<void> populate(PageRange range, bool write) noexcept override;
   [[nodiscard]] Result<PageRange> open_window(PageCount count, WindowKind kind) noexcept override;
   void close_window(PageRange window) noexcept override;
+  [[nodiscard]] Result<void> begin_moves_into(PageRange part) noexcept override;
+  void end_moves_into(PageRange part) noexcept override;
   [[nodiscard]] std::byte* bytes(PageIndex window_page) noexcept override;
   [[nodiscard]] Result<void> read_program(PageIndex page, std::byte* to) noexcept override;
   [[nodiscard]] bool wait_for_message(std::int64_t nanoseconds) noexcept override;
@@ -124,6 +126,7 @@ class UserfaultMmu final : public Mmu {
   WindowSpace windows_;
   std::atomic<bool> interrupted_{false};
   std::atomic<bool> report_sharing_{false};
+  PageRange watched_part_;  // between begin_moves_into() and end_moves_into(); guarded by the caller's lock
   // What the running kernel turned out not to know; found out by the first call that needs it.
   std::atomic<bool> no_procmap_query_{false};
   std::atomic<bool> no_pagemap_scan_{false};

@@ -93,8 +93,8 @@ Progress UserfaultMmu::move_watched(PageIndex to, PageIndex from, PageCount coun
 }
 
 Progress UserfaultMmu::move(PageIndex to, PageIndex from, PageCount count, Wake wake) noexcept {
-  if (!windows_.contains(to)) return move_watched(to, from, count, wake);
   const PageRange window{to, count};
+  if (!windows_.contains(to) || watched_part_.contains(window)) return move_watched(to, from, count, wake);
   for (bool unlocked = false;; unlocked = true) {
     // Missing faults only: write-protect markers must not arise in windows, since they block moves.
     const Result<void> registered = register_range(window, UFFDIO_REGISTER_MODE_MISSING);
@@ -110,6 +110,19 @@ Progress UserfaultMmu::move(PageIndex to, PageIndex from, PageCount count, Wake 
     }
     return progress;
   }
+}
+
+Result<void> UserfaultMmu::begin_moves_into(PageRange part) noexcept {
+  DCHECK(watched_part_.empty());
+  const Result<void> registered = register_range(part, UFFDIO_REGISTER_MODE_MISSING);
+  if (registered) watched_part_ = part;
+  return registered;
+}
+
+void UserfaultMmu::end_moves_into(PageRange part) noexcept {
+  if (watched_part_.empty()) return;
+  watched_part_ = {};
+  CHECK(unregister_range(part), "a window cannot be taken back from userfaultfd");
 }
 
 Progress UserfaultMmu::copy(PageIndex to, const std::byte* from, PageCount count, Wake wake,

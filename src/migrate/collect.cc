@@ -57,6 +57,53 @@ void Collector::collect_locked() noexcept {
   }
 }
 
+void Collector::collect_away_locked() noexcept {
+  PageTable& table = space_.table();
+  PageIndex at = PageIndex::of(args_.start);
+  const PageIndex end = PageIndex::of(args_.end);
+  while (at < end) {
+    const PageRange part = PageRange::between(at, std::min(at.huge_base() + PageCount(kPagesPerHuge), end));
+    if (const PageEntry entry = table.get(at.huge_base()); entry.is_huge() && collect_huge_slot_locked(part, entry)) {
+      at = part.end();
+      continue;
+    }
+    while (at < part.end()) {
+      const PageIndex used = table.next_used(at, part.end());
+      hole(used - at);
+      at = used;
+      if (at == part.end()) break;
+      collect_device_slot_locked(at, table.get(at));
+      ++at;
+    }
+  }
+}
+
+void Collector::StagingBlock::open_locked(PageCount pages) noexcept {
+  const Result<PageIndex> frames = space_.pool(FrameUse::kStaging).take(pages);
+  if (!frames) return;
+  if (!space_.mmu().begin_moves_into({*frames, pages})) {
+    space_.free_frames(Pfn::of_frame(*frames), pages);
+    return;
+  }
+  part_ = {*frames, pages};
+  next_ = *frames;
+}
+
+Result<PageIndex> Collector::StagingBlock::take_locked(PageCount want) noexcept {
+  if (part_.empty() || part_.end() - next_ < want) return fail(Errc::kNotFound, 0, "staging block");
+  const PageIndex first = next_;
+  next_ = next_ + want;
+  return first;
+}
+
+void Collector::StagingBlock::close_locked() noexcept {
+  if (part_.empty()) return;
+  space_.mmu().end_moves_into(part_);
+  const PageRange left = PageRange::between(next_, part_.end());
+  if (!left.empty()) space_.free_frames(Pfn::of_frame(left.first), left.count);
+  part_ = {};
+}
+
 void Collector::collect_part_locked(PageRange part) noexcept {
   const PageIndex base = part.first.huge_base();
   const bool whole = part.count.raw() == kPagesPerHuge;
@@ -92,6 +139,11 @@ void Collector::collect_part_locked(PageRange part) noexcept {
       }
     }
     // Base pages. A run that could not be taken to its end sends us back to the scan, from where it stopped.
+    PageCount stealable;
+    for (std::size_t i = 0; i < n; ++i) {
+      if (is_stealable(runs[i].kind)) stealable += runs[i].range.count;
+    }
+    if (stealable.raw() > 1) block_.open_locked(stealable);
     std::size_t r = 0;
     bool rescan = false;
     while (at < part.end() && !rescan) {
@@ -99,6 +151,7 @@ void Collector::collect_part_locked(PageRange part) noexcept {
       while (r < n && runs[r].range.end() <= at) ++r;
       if (!entry.is_ram()) {
         if (entry.state() == PageState::kCoherent) {
+          block_.close_locked();
           collect_coherent_slot_locked(at, entry, r < n && runs[r].range.contains(at) ? runs[r].kind : 0);
         } else {
           collect_device_slot_locked(at, entry);
@@ -129,6 +182,7 @@ void Collector::collect_part_locked(PageRange part) noexcept {
         rescan = done < run.count;
       }
     }
+    block_.close_locked();
     if (rescan && (++event_rounds_ > 64 || !still_valid_locked(PageRange::between(at, PageIndex::of(args_.end))))) {
       return end(part, at);
     }
@@ -253,7 +307,8 @@ PageCount Collector::steal_run_locked(PageRange run, std::uint32_t kind) noexcep
   }
   FramePool& pool = space_.pool(FrameUse::kStaging);
   PageCount want = run.count;
-  Result<PageIndex> frame = pool.take(want);
+  Result<PageIndex> frame = block_.take_locked(want);
+  if (!frame) frame = pool.take(want);
   while (!frame && want.raw() > 1) {
     want = PageCount(want.raw() / 2);
     frame = pool.take(want);
@@ -264,6 +319,7 @@ PageCount Collector::steal_run_locked(PageRange run, std::uint32_t kind) noexcep
   }
   // Messages applied since the walk began may have given the block back.
   if (!space_.table().prepare({run.first, want})) {
+    block_.close_locked();
     space_.free_frames(Pfn::of_frame(*frame), want);
     skip(run.count);
     return run.count;
@@ -301,6 +357,7 @@ PageCount Collector::steal_run_locked(PageRange run, std::uint32_t kind) noexcep
       const PageIndex at = run.first + PageCount(i);
       space_.table().update(at, space_.table().get(at).after(PageEvent::kRestore));
     }
+    block_.close_locked();
     space_.free_frames(Pfn::of_frame(*frame + moved.done), want - moved.done);
   }
   if (!moved.failed) return moved.done;

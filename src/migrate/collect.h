@@ -14,9 +14,30 @@ class Collector {
 
   // Walks [args.start, args.end) unit by unit; sets npages, cpages and every visited src and dst word.
   void collect_locked() noexcept REQUIRES(space_.mutex());
+  // The same where only pages of private devices are asked for and holes are of no interest: what the kernel has mapped
+  // there makes no difference, so it is not asked. The way of every fault.
+  void collect_away_locked() noexcept REQUIRES(space_.mutex());
 
  private:
   static constexpr std::size_t kMaxRuns = kPagesPerHuge;
+
+  // Frames for the pages that are about to be stolen, taken and made ready together: a page at a time, that costs more
+  // than the moves. Unused ones go back with the end of the part.
+  class StagingBlock {
+   public:
+    explicit StagingBlock(AddressSpace& space) noexcept : space_(space) {}
+    // Frames for so many pages. Without memory, or when the kernel will not: nothing, and take_locked() finds none.
+    void open_locked(PageCount pages) noexcept REQUIRES(space_.mutex());
+    // The next `want` frames of the block; kNotFound when it has no such number left.
+    [[nodiscard]] Result<PageIndex> take_locked(PageCount want) noexcept REQUIRES(space_.mutex());
+    // Before anything that discards frames, waits, or reads messages.
+    void close_locked() noexcept REQUIRES(space_.mutex());
+
+   private:
+    AddressSpace& space_;
+    PageRange part_;   // watched for moves; empty: closed
+    PageIndex next_;
+  };
 
   // One unit's part of the range (never crosses a 2 MiB boundary).
   void collect_part_locked(PageRange part) noexcept REQUIRES(space_.mutex());
@@ -33,6 +54,10 @@ class Collector {
   // Freezes a run of present RAM pages; returns how many of them have been recorded (moved or refused). Less than the
   // run's length: the picture changed, scan again from there.
   [[nodiscard]] PageCount steal_run_locked(PageRange run, std::uint32_t kind) noexcept REQUIRES(space_.mutex());
+  // RAM pages of one mapping's private memory that a MOVE can take.
+  [[nodiscard]] bool is_stealable(std::uint32_t kind) const noexcept {
+    return wants(kSelectSystem) && (kind & PageRun::kPresent) != 0 && (kind & (PageRun::kFile | PageRun::kZero | PageRun::kShared)) == 0;
+  }
   [[nodiscard]] PageCount handle_refusal_locked(PageIndex at, const Error& error) noexcept REQUIRES(space_.mutex());
   // Nothing from `at` on is taken: the rest of `part`, and what follows, is recorded as not migratable.
   void end(PageRange part, PageIndex at) noexcept;
@@ -51,6 +76,7 @@ class Collector {
   AddressSpace& space_;
   MigrateVma& args_;
   Mapping mapping_;
+  StagingBlock block_{space_};
   bool ended_ = false;  // the rest of the range is not what it was: nothing more is taken
   int event_rounds_ = 0;
   std::uint64_t busy_in_a_row_ = 0;

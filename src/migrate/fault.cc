@@ -172,11 +172,12 @@ void FaultService::serve_device(const PendingFault& fault, PageEntry entry, bool
     MutexLock hold(space_.mutex());
     space_.wake_waiters_locked(fault.page);
     space_.wake_folio_waiters_locked(head);
+    // Came home, or was dropped by a message: whoever did it has told the toucher.
+    if (result == FaultResult::kDone && space_.table().get(fault.page).is_ram()) return;
   }
   if (result == FaultResult::kSigbus) return fail_access(fault);
   if (result == FaultResult::kOom) space_.clock().sleep_ns(1'000'000);
-  // Came home: a wake too many is harmless. Did not: the access is simply tried again (CF-07).
-  space_.mmu().wake({fault.page, PageCount(1)});
+  space_.mmu().wake({fault.page, PageCount(1)});  // did not: the access is simply tried again (CF-07)
 }
 
 void FaultService::fail_access(const PendingFault& fault) noexcept {

@@ -38,9 +38,13 @@ void Installer::clear_slot_locked(PageIndex at, Pfn tag) noexcept {
 }
 
 Progress Installer::put_locked(PageIndex first, std::uint64_t n, Pfn frame, bool by_move, bool protect) noexcept {
-  if (!by_move) return space_.mmu().copy(first, space_.bytes(frame), PageCount(n), Wake::kNo, protect);
-  const Progress moved = space_.mmu().move(first, frame.frame(), PageCount(n), Wake::kNo);
-  if (protect && moved.done.raw() != 0) (void)space_.mmu().write_protect({first, moved.done}, true, Wake::kNo);
+  // Whoever waited may run before the slot is cleared: he finds the page, and to change it he needs us to read a message.
+  if (!by_move) return space_.mmu().copy(first, space_.bytes(frame), PageCount(n), Wake::kYes, protect);
+  const Progress moved = space_.mmu().move(first, frame.frame(), PageCount(n), protect ? Wake::kNo : Wake::kYes);
+  if (protect && moved.done.raw() != 0) {
+    (void)space_.mmu().write_protect({first, moved.done}, true, Wake::kNo);
+    space_.mmu().wake({first, moved.done});
+  }
   return moved;
 }
 
@@ -81,7 +85,6 @@ void Installer::install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame
     for (std::uint64_t k = 0; k < put.done.raw(); ++k) clear_slot_locked(home + PageCount(k), tag_of(i + k));
     if (put.done.raw() != 0) {
       space_.trace().add(TraceStep::kInstalled, {home, put.done}, (frame + PageCount(i)).raw());
-      space_.mmu().wake({home, put.done});
       tries = 0;
     }
     i += put.done.raw();
@@ -174,7 +177,6 @@ void Installer::huge_locked(Pfn source, Pfn frame) noexcept {
     if (!moved.failed) {
       CHECK(space_.table().set_huge(home, PageEntry()).has_value());
       space_.page(source)->clear_mapping();
-      space_.mmu().wake(unit);
       return;
     }
     if (moved.error.code == Errc::kEventPending && moved.done.raw() == 0 && tries < 1000) {
@@ -184,7 +186,6 @@ void Installer::huge_locked(Pfn source, Pfn frame) noexcept {
     // Page by page: what has moved is in place, the rest is copied.
     CHECK(space_.split_slot_locked(home).has_value(), "no memory to split a huge slot");
     for (std::uint64_t i = 0; i < moved.done.raw(); ++i) clear_slot_locked(home + PageCount(i));
-    space_.mmu().wake({home, moved.done});
   }
 }
 

@@ -26,7 +26,7 @@ class Installer {
   // back to the device what cannot be.
   void install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame, bool by_move, Pfn tag = Pfn()) noexcept
       REQUIRES(space_.mutex());
-  // One attempt; how many pages are in place. `protect`: they arrive read-only.
+  // One attempt; how many pages are in place, and whoever waited for them told. `protect`: they arrive read-only.
   [[nodiscard]] Progress put_locked(PageIndex first, std::uint64_t n, Pfn frame, bool by_move, bool protect) noexcept
       REQUIRES(space_.mutex());
   // The slot is of the readable flavour, and nothing but write protection would keep it so (RMP-01).

@@ -34,7 +34,12 @@ Result<void> migrate_vma_setup(AddressSpace& space, MigrateVma& args) noexcept {
 
   space.notify_start(NotifyEvent::kMigrate, range, args.pgmap_owner);
   Result<void> result{};
-  {
+  if (args.skip_holes && args.flags == kSelectDevicePrivate) {
+    // Slots say all there is to know: they lie in watched private memory, or a message about it is under way.
+    MutexLock hold(space.mutex());
+    space.pump_locked();
+    Collector(space, args, Mapping{}).collect_away_locked();
+  } else {
     MutexLock hold(space.mutex());
     space.pump_locked();
     const Result<Mapping> mapping = space.mmu().mapping_at_or_above(range.first);

@@ -171,6 +171,8 @@ class PagerWorld {
     space_->pump();
     const Result<void> home = pager_->bring_all_home();
     if (!home) complain(std::string("not everything came home: ") + errc_name(home.error().code));
+    // Counted is what the last scan knew of: one that sees the mappings as they ended up.
+    (void)pager_->scan_step();
     pager_->recount();
     if (pager_->resident().raw() != present()) {
       complain("counted " + std::to_string(pager_->resident().raw()) + " resident, there are " +

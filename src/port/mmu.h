@@ -178,6 +178,13 @@ class Mmu {
   // left out of core dumps. Given back by close_window with the same range.
   [[nodiscard]] virtual Result<PageRange> open_window(PageCount count, WindowKind kind) noexcept = 0;
   virtual void close_window(PageRange window) noexcept = 0;
+  // Between the two, several move()s into this part of one window cost less. Optional, never nested, by whoever holds the
+  // engine's lock; in between nothing there may be discarded. A failure changes nothing.
+  [[nodiscard]] virtual Result<void> begin_moves_into(PageRange part) noexcept {
+    (void)part;
+    return {};
+  }
+  virtual void end_moves_into(PageRange part) noexcept { (void)part; }
   // The bytes of a page of an open window. Reading an empty page gives zeros. In the simulation this is not the
   // page's address.
   [[nodiscard]] virtual std::byte* bytes(PageIndex window_page) noexcept = 0;
