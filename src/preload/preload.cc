@@ -1,6 +1,6 @@
 // The library that `whimbrel run` loads into every program: starts the engine and carries it over forks.
 //
-// Its only export is __register_atfork, through which every pthread_atfork() in the process comes: so our handlers are
+// It exports the calls by which programs change their rights (identity_calls.cc) and __register_atfork, through which every pthread_atfork() in the process comes: so our handlers are
 // registered before anybody else's, which makes our prepare handler the last and our child handler the first to run.
 #include <dlfcn.h>
 #include <link.h>
@@ -10,7 +10,7 @@
 #include <string_view>
 
 #include "preload/libc_walk.h"
-#include "runtime/engine.h"
+#include "preload/program_engine.h"
 
 extern "C" {
 using AtforkHandler = void (*)();
@@ -92,6 +92,9 @@ __attribute__((constructor)) void start(int, char**, char** environment) {
 }
 
 }  // namespace
+
+Engine* program_engine() noexcept { return g_engine; }
+
 }  // namespace whimbrel
 
 int __register_atfork(AtforkHandler prepare, AtforkHandler parent, AtforkHandler child, void* dso) {

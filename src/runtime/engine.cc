@@ -46,6 +46,7 @@ Result<void> Engine::start(const Settings& settings) noexcept {
     set_check_sink(post_check);
   }
   open_slot();
+  process_.store(sys::getpid(), std::memory_order_relaxed);
   const Result<void> memory = tables_.open({});
   if (!memory) return memory;
   threads_ = make_from<RawEngineThreads>(tables_, tables_, EngineThreadOptions{});
@@ -90,6 +91,7 @@ std::uint64_t Engine::start_threshold() const noexcept {
 void Engine::background_entry(void* self) noexcept { static_cast<Engine*>(self)->background(); }
 
 void Engine::background() noexcept {
+  note_own_identity();
   if (!gauge_.open()) {
     phase_.store(Phase::kOff, std::memory_order_release);
     slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
@@ -116,13 +118,17 @@ bool Engine::wait_for_need() noexcept {
     const std::uint32_t seen = nudge_.value();
     if (pause != 0) nudge_.wait(seen, pause);
     const Result<MemoryGauge::Reading> now = gauge_.read();
-    if (!now) return false;
+    if (!now) {
+      phase_.store(Phase::kOff, std::memory_order_release);
+      return false;
+    }
     const std::uint64_t used = now->anonymous_bytes;
     slot_->anonymous_bytes.store(used, std::memory_order_relaxed);
     if (slot_->pager.peak_resident_pages.load(std::memory_order_relaxed) < used / kPageSize) {
       slot_->pager.peak_resident_pages.store(used / kPageSize, std::memory_order_relaxed);
     }
-    if (used < threshold) {
+    follow_identity();
+    if (used < threshold && !rights_now_.load(std::memory_order_acquire)) {
       const std::uint64_t left = (threshold - used) / kFastestGrowthPerMillisecond;
       pause = std::clamp(static_cast<std::int64_t>(left) * kMillisecond, kShortestLook, kLongestLook);
       continue;
@@ -133,8 +139,10 @@ bool Engine::wait_for_need() noexcept {
       continue;
     }
     const Result<void> up = bring_up();
+    identity_event_.advance();
     if (up) return true;
     phase_.store(Phase::kOff, std::memory_order_release);
+    identity_event_.advance();
     slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
     say("this process runs without a budget: ", errc_name(up.error().code), up.error().where);
     return false;
@@ -145,6 +153,7 @@ void Engine::work() noexcept {
   std::uint64_t mapped = 0;
   for (;;) {
     const std::uint32_t seen = pager_->wake_event().value();
+    follow_identity();
     std::int64_t pause = pager_->background_step();
     publish();
     tell_notices();
@@ -153,6 +162,7 @@ void Engine::work() noexcept {
       pager_->wake_event().wait(seen, slice);
       if (pager_->wake_event().value() != seen) break;
       pause -= slice;
+      follow_identity();
       const Result<MemoryGauge::Reading> now = gauge_.read();
       if (!now || now->mapped_bytes <= mapped) continue;
       // A new or larger mapping: have it watched before much of it has been filled.

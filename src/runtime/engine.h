@@ -22,6 +22,7 @@
 #include "base/mutex.h"
 #include "devices/device_spec.h"
 #include "linux/clock.h"
+#include "linux/identity.h"
 #include "linux/raw_engine_threads.h"
 #include "linux/reservation.h"
 #include "linux/userfault_mmu.h"
@@ -56,6 +57,12 @@ class Engine final : private Footprint {
   // Must be the first code in the child that touches memory of the program. Stops the process when memory that was away
   // cannot be had there.
   void after_fork_in_child() noexcept;
+  // Around a call by which the program changes users, groups or capabilities of all its threads. Before it the engine
+  // gets hold of what needs rights, when it has not yet; when the second one returns, no thread of it has rights left that
+  // the calling thread has not. On the calling thread.
+  void before_identity_change() noexcept;
+  void after_identity_change() noexcept;
+
   // Whether anything may be away: what a fork has to be careful about.
   [[nodiscard]] bool is_moving() const noexcept { return phase_.load(std::memory_order_acquire) == Phase::kRunning; }
 
@@ -87,6 +94,14 @@ class Engine final : private Footprint {
   static void fault_entry(void* self) noexcept;
   [[nodiscard]] std::uint64_t own_bytes() const noexcept override { return tables_.bytes_in_use(); }
 
+  // ---- rights (engine_identity.cc) ----
+  [[nodiscard]] bool is_ours() const noexcept;
+  void note_own_identity() noexcept;
+  void follow_identity() noexcept;
+  void follow_identity_on_fault_thread() noexcept;
+  void adopt_or_stop() const noexcept;
+  void reset_identity_in_child() noexcept;
+
   // ---- fork (engine_fork.cc) ----
   [[nodiscard]] ChildResult take_over_in_child() noexcept;
   void wait_for_take_over() noexcept;
@@ -117,6 +132,16 @@ class Engine final : private Footprint {
   Pager* pager_ = nullptr;
   FaultService* faults_ = nullptr;
   bool asleep_ = false;  // in a child: the pieces are inherited, but not yet taken over
+
+  // Rights. The background thread writes the identity while the fault thread has taken on the last one.
+  std::atomic<int> process_{0};  // whose engine this is: a vfork child runs in our memory
+  Identity identity_;
+  std::atomic<std::uint32_t> identity_number_{0}, identity_on_fault_thread_{0};
+  std::atomic<std::uint32_t> identity_asked_{0}, identity_done_{0};
+  std::atomic<int> identity_of_{0};        // the thread to take after
+  std::atomic<bool> rights_now_{false};    // bring up before they are gone
+  std::int64_t next_identity_look_ = 0;
+  Event identity_event_;
 
   // In a child.
   bool take_over_now_ = false;

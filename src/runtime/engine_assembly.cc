@@ -67,6 +67,8 @@ Result<void> Engine::make_pager() noexcept {
 }
 
 Result<void> Engine::start_fault_thread() noexcept {
+  // It starts with the rights of this thread.
+  identity_on_fault_thread_.store(identity_number_.load(std::memory_order_relaxed), std::memory_order_relaxed);
   const Result<int> thread = threads_->start_another(&Engine::fault_entry, this);
   if (!thread) return std::unexpected(thread.error());
   return {};
@@ -76,6 +78,7 @@ void Engine::fault_entry(void* self) noexcept {
   auto* engine = static_cast<Engine*>(self);
   for (;;) {
     (void)engine->mmu_->wait_for_message(-1);
+    engine->follow_identity_on_fault_thread();
     (void)engine->faults_->run_once();
   }
 }

@@ -39,6 +39,7 @@ void Engine::after_fork_in_child() noexcept {
   bring_up_gate_.reset_in_child();
   nudge_.reset_after_fork();
   child_event_.reset_after_fork();
+  reset_identity_in_child();
   gauge_.forget();
   threads_->forget_after_fork();
   open_slot();

@@ -76,6 +76,8 @@ CASE(case_few_descriptors);
 CASE(case_daemon);
 CASE(case_daemon_detached);
 CASE(case_setuid);
+CASE(case_setuid_early);
+CASE(case_setuid_raw);
 CASE(case_seccomp);
 CASE(case_crash_handlers);
 CASE(case_signal_rain);

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -88,6 +89,14 @@ static void require_all_threads_run_as(unsigned uid) {
       if (sscanf(line, "Uid: %u %u", &real, &effective) == 2 && (real != uid || effective != uid)) {
         fail("thread %s runs as user %u/%u, the program as %u", entry->d_name, real, effective, uid);
       }
+      if (sscanf(line, "Gid: %u %u", &real, &effective) == 2 && (real != uid || effective != uid)) {
+        fail("thread %s runs as group %u/%u, the program as %u", entry->d_name, real, effective, uid);
+      }
+      unsigned long long capabilities = 0;
+      if (sscanf(line, "CapPrm: %llx", &capabilities) == 1 && capabilities != 0) {
+        fail("thread %s keeps capabilities %llx", entry->d_name, capabilities);
+      }
+      if (sscanf(line, "Groups: %u", &real) == 1) fail("thread %s keeps group %u", entry->d_name, real);
     }
     fclose(status);
     ++threads;
@@ -105,8 +114,12 @@ int case_setuid(int argc, char** argv) {
   char* memory = map_memory(WORKING_SET);
   fill(memory, WORKING_SET, 12);
   press(WORKING_SET / 2);
+  REQUIRE(seteuid(65534) == 0);  // for a while only
+  REQUIRE(seteuid(0) == 0);
+  REQUIRE(setgroups(0, NULL) == 0);
   REQUIRE(setgid(65534) == 0);
   REQUIRE(setuid(65534) == 0);
+  require_all_threads_run_as(65534);  // at once
   REQUIRE(setuid(0) == -1);
   verify(memory, WORKING_SET, 12, "after setuid");
   press(WORKING_SET);
@@ -117,6 +130,45 @@ int case_setuid(int argc, char** argv) {
   expect_exit(child, 0, "child forked after setuid");
   require_all_threads_run_as(65534);
   printf("setuid: memory right, every thread runs as user 65534\n");
+  return 0;
+}
+
+int case_setuid_early(int argc, char** argv) {
+  (void)argc, (void)argv;
+  if (geteuid() != 0) {
+    printf("SKIP: changing the user needs root\n");
+    return kSkip;
+  }
+  REQUIRE(setgroups(0, NULL) == 0);
+  REQUIRE(setresgid(65534, 65534, 65534) == 0);
+  REQUIRE(setresuid(65534, 65534, 65534) == 0);
+  require_all_threads_run_as(65534);
+  char* memory = map_memory(WORKING_SET);
+  fill(memory, WORKING_SET, 17);
+  verify(memory, WORKING_SET, 17, "after rights were given up");
+  press(WORKING_SET / 2);
+  verify(memory, WORKING_SET, 17, "after rights were given up, and pressure");
+  require_all_threads_run_as(65534);
+  printf("setuid-early: memory right, every thread runs as user 65534\n");
+  return 0;
+}
+
+// By the system calls themselves: nobody is told, and the engine has to find out.
+int case_setuid_raw(int argc, char** argv) {
+  (void)argc, (void)argv;
+  if (geteuid() != 0) {
+    printf("SKIP: changing the user needs root\n");
+    return kSkip;
+  }
+  char* memory = map_memory(WORKING_SET);
+  fill(memory, WORKING_SET, 18);
+  REQUIRE(syscall(SYS_setgroups, 0, NULL) == 0);
+  REQUIRE(syscall(SYS_setresgid, 65534, 65534, 65534) == 0);
+  REQUIRE(syscall(SYS_setresuid, 65534, 65534, 65534) == 0);
+  verify(memory, WORKING_SET, 18, "after the raw setresuid call");
+  usleep(300000);
+  require_all_threads_run_as(65534);
+  printf("setuid-raw: memory right, every thread runs as user 65534\n");
   return 0;
 }
 

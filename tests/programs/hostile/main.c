@@ -13,6 +13,8 @@ static const struct Case kCases[] = {
     {"daemon", case_daemon, "a child daemonises, its parent ends, it goes on under pressure"},
     {"daemon-detached", case_daemon_detached, "the program itself daemonises and writes its verdict to a file"},
     {"setuid", case_setuid, "drops root for good, all its threads too"},
+    {"setuid-early", case_setuid_early, "drops root while it is still small"},
+    {"setuid-raw", case_setuid_raw, "drops root by system calls, past libc"},
     {"seccomp", case_seccomp, "forbids itself ioctl, mmap and userfaultfd"},
     {"crash-handlers", case_crash_handlers, "own SIGSEGV, SIGBUS, SIGCHLD handlers on a managed alternate stack"},
     {"signal-rain", case_signal_rain, "timers and signals of many kinds while threads wait for pages"},
