@@ -73,7 +73,6 @@ struct mm_struct final : public whimbrel::HolePolicy, public whimbrel::ServiceQu
   static void* fault_thread(void* mm) noexcept;
   static void* service_thread(void* mm) noexcept;
   [[nodiscard]] bool pop(whimbrel::PendingFault* out) noexcept EXCLUDES(queue_mutex_);
-  [[nodiscard]] bool install_huge_zeros_locked(whimbrel::PageRange unit) noexcept REQUIRES(space_->mutex());
 
   static constexpr std::size_t kMostRanges = 64;
   static constexpr std::size_t kQueue = 1024;

@@ -13,6 +13,18 @@ bool wants_huge(AddressSpace& space, PageIndex page) noexcept {
   return detailed && detailed->range.contains(page) && detailed->has(Mapping::kHugeAdvised);
 }
 
+bool install_huge_zeros_locked(AddressSpace& space, PageRange unit) noexcept REQUIRES(space.mutex()) {
+  const Result<Pfn> frame = space.alloc_huge_frame();
+  if (!frame) return false;
+  *space.bytes(*frame) = std::byte{0};  // faults in a huge page of zeros
+  const Progress moved = space.mmu().move(unit.first, frame->frame(), unit.count, Wake::kNo);
+  space.page(*frame)->unlock();
+  space.put_page(*frame);
+  if (moved.failed && moved.done.raw() == 0) return false;
+  space.mmu().wake(unit);
+  return true;
+}
+
 }  // namespace
 
 bool mm_struct::serve_hole(AddressSpace& space, const PendingFault& fault, const Mapping& mapping) noexcept {
@@ -24,7 +36,7 @@ bool mm_struct::serve_hole(AddressSpace& space, const PendingFault& fault, const
     PageRun run[1];
     const Result<std::size_t> present = space.mmu().scan(unit, run, nullptr);
     // Only the slow query tells whether huge pages are wanted: asked once for each untouched unit.
-    if (present && *present == 0 && wants_huge(space, fault.page) && install_huge_zeros_locked(unit)) return true;
+    if (present && *present == 0 && wants_huge(space, fault.page) && install_huge_zeros_locked(space, unit)) return true;
   }
   for (int tries = 0; tries < 100; ++tries) {
     const Progress filled = fault.write ? space.mmu().copy(fault.page, kZeroPage, PageCount(1), Wake::kYes)
@@ -35,17 +47,5 @@ bool mm_struct::serve_hole(AddressSpace& space, const PendingFault& fault, const
     if (!space.table().get(fault.page).is_ram()) break;
   }
   space.mmu().wake({fault.page, PageCount(1)});  // there already, or gone: the access sees what is there now
-  return true;
-}
-
-bool mm_struct::install_huge_zeros_locked(PageRange unit) noexcept {
-  const Result<Pfn> frame = space_->alloc_huge_frame();
-  if (!frame) return false;
-  *space_->bytes(*frame) = std::byte{0};  // faults in a huge page of zeros
-  const Progress moved = mmu_->move(unit.first, frame->frame(), unit.count, Wake::kNo);
-  space_->page(*frame)->unlock();
-  space_->put_page(*frame);
-  if (moved.failed && moved.done.raw() == 0) return false;
-  mmu_->wake(unit);
   return true;
 }

@@ -53,7 +53,7 @@ class Memory {
 
 class TestDriver {
  public:
-  TestDriver(mm_struct* mm, std::size_t units, memory_type type = MEMORY_DEVICE_PRIVATE) : mm_(mm), units_(units) {
+  TestDriver(mm_struct* mm, std::size_t units, memory_type type = MEMORY_DEVICE_PRIVATE) : mm_(mm) {
     s_driver = this;
     memory_.resize(units * HPAGE_PMD_SIZE);
     pgmap.type = type;
@@ -195,7 +195,6 @@ class TestDriver {
   static constexpr dev_pagemap_ops kOps{folio_free, migrate_to_ram, folio_split};
 
   mm_struct* mm_;
-  std::size_t units_;
   std::vector<char> memory_;
   unsigned long first_ = 0;
   std::mutex mutex_;
