@@ -185,6 +185,11 @@ Result<void> munlock(void* address, std::size_t bytes) noexcept {
   return done(call(SYS_munlock, arg(address), static_cast<long>(bytes)), "munlock");
 }
 
+Result<void> lock_on_fault(void* address, std::size_t bytes) noexcept {
+  constexpr int kOnFault = 1;  // MLOCK_ONFAULT
+  return done(call(SYS_mlock2, arg(address), static_cast<long>(bytes), kOnFault), "mlock2");
+}
+
 Result<Limit> limit(int resource) noexcept {
   Limit value{};
   const long raw = call(SYS_prlimit64, 0, resource, 0, arg(&value));

@@ -55,6 +55,8 @@ void munmap(void* address, std::size_t bytes) noexcept;
 // Writes one page of this process without touching it; fails where the program could not write.
 [[nodiscard]] Result<void> write_own_memory(PageIndex page, const std::byte* bytes) noexcept;
 [[nodiscard]] Result<void> munlock(void* address, std::size_t bytes) noexcept;
+// Locks what is there, and what comes later when it comes.
+[[nodiscard]] Result<void> lock_on_fault(void* address, std::size_t bytes) noexcept;
 
 // ---- process -------------------------------------------------------------------------------------------------------
 struct Limit {

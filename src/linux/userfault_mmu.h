@@ -66,6 +66,7 @@ class UserfaultMmu final : public Mmu {
     report_sharing_.store(on, std::memory_order_relaxed);
     return fds_.has(Descriptors::kPagemap);
   }
+  [[nodiscard]] Result<bool> is_shared(PageIndex page) noexcept override;
   [[nodiscard]] Result<void> watch(PageRange range) noexcept override;
   [[nodiscard]] Result<void> unwatch(PageRange range) noexcept override;
   [[nodiscard]] Progress move(PageIndex to, PageIndex from, PageCount count, Wake wake) noexcept override;

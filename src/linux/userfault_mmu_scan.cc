@@ -101,6 +101,19 @@ Result<std::size_t> UserfaultMmu::scan(PageRange range, std::span<PageRun> out, 
   return scan_by_words(range, out, scanned);
 }
 
+Result<bool> UserfaultMmu::is_shared(PageIndex page) noexcept {
+  constexpr std::uint64_t kWordExclusive = std::uint64_t{1} << 56;
+  std::uint64_t word = 0;
+  for (;;) {
+    const Result<std::size_t> got =
+        sys::pread(fds_[Descriptors::kPagemap], &word, sizeof word, page.raw() * sizeof word);
+    if (!got && got.error().sys == EINTR) continue;
+    if (!got) return std::unexpected(got.error());
+    if (*got != sizeof word || (word & uapi::kWordPresent) == 0) return fail(Errc::kNotFound, 0, "pagemap");
+    return (word & kWordExclusive) == 0;
+  }
+}
+
 Result<std::size_t> UserfaultMmu::scan_by_ioctl(PageRange range, std::span<PageRun> out, PageIndex* scanned) noexcept {
   constexpr std::size_t kBatch = 64;
   uapi::PageRegion batch[kBatch];

@@ -1,5 +1,7 @@
 #include "migrate/address_space.h"
 
+#include <cstring>
+
 #include "base/check.h"
 
 namespace whimbrel {
@@ -222,6 +224,17 @@ bool AddressSpace::take_coherent_locked(PageIndex at, std::uint64_t writable_bit
     const Progress moved = mmu_.move(frame, at, PageCount(1), Wake::kNo);
     if (!moved.failed) return true;
     table_.update(at, table_.get(at).after(PageEvent::kMapCoherent));
+    if (moved.error.code == Errc::kBusy && config_.discard != nullptr && mmu_.is_shared(at).value_or(false)) {
+      // Shared by a fork: the frame becomes a copy, and the other process keeps the page. Protected first, so that
+      // nothing is written to it after the copy.
+      if (!mmu_.write_protect({at, PageCount(1)}, true, Wake::kNo)) return false;
+      std::memcpy(mmu_.bytes(frame), reinterpret_cast<const void*>(at.address().raw()), kPageSize);
+      table_.update(at, table_.get(at).without(PageEntry::kWritable).with(writable_bit).after(PageEvent::kCollectHome));
+      if (config_.discard->discard_locked(*this, {at, PageCount(1)})) return true;
+      table_.update(at, table_.get(at).after(PageEvent::kMapCoherent));
+      CHECK(mmu_.discard({frame, PageCount(1)}).has_value());
+      return false;
+    }
     if (moved.error.code == Errc::kBusy && config_.break_sharing && tries == 0) {
       // A copy of its own for this process. Not with the lock held: the fault that this makes may be ours to serve.
       mutex_.unlock();

@@ -48,6 +48,8 @@ class SpaceObserver {
   virtual void remapped(PageRange from, PageIndex to) noexcept { (void)from, (void)to; }
 };
 
+class AddressSpace;
+
 struct PendingFault {
   PageIndex page;
   VirtualAddress address;
@@ -60,6 +62,15 @@ struct SpaceStats {
   std::atomic<std::uint64_t> collected{0}, restored{0}, moved{0}, inserted{0}, split{0}, split_failed{0};
   std::atomic<std::uint64_t> faults{0}, waits{0}, busy{0}, event_pending{0}, dropped{0}, remapped{0};
   std::atomic<std::uint64_t> replaced{0};  // pages whose slot turned out to be filled or unmapped when they came home
+};
+
+// Drops pages of the program while the space's lock is held, without the message about it being applied. The lock is held
+// all the time: whoever touches a page that is gone waits for it.
+class QuietDiscard {
+ public:
+  virtual ~QuietDiscard() = default;
+  // False: the pages are still there.
+  [[nodiscard]] virtual bool discard_locked(AddressSpace& space, PageRange range) noexcept = 0;
 };
 
 class AddressSpace {
@@ -76,6 +87,10 @@ class AddressSpace {
     // Keep the read-only flavour of pages (after fork, after mprotect) exactly as the kernel does, by write-protecting
     // what comes home with it. Needs an Mmu that watches write protection; for drivers that mirror page tables.
     bool track_protection = false;
+    // Mappings that a fork wipes may hold what is away (they are never adopted by the pager): look for them in the child.
+    bool details_in_child = false;
+    // How to drop a page that refuses to move because a fork shares it; null: not at all. Outlives the space.
+    QuietDiscard* discard = nullptr;
   };
 
   [[nodiscard]] static Result<AddressSpace*> create(Mmu& mmu, MemorySource& source, Clock& clock,
@@ -142,6 +157,11 @@ class AddressSpace {
   // but drops nothing (MA-02). To be called by whoever intercepts the call.
   void begin_lazy_free(PageRange range) noexcept EXCLUDES(mutex_);
   void end_lazy_free(PageRange range) noexcept EXCLUDES(mutex_);
+  // Messages about discards in a range are to be ignored: it is the engine's own doing, which keeps the entries.
+  void ignore_removal_locked(PageRange range) noexcept REQUIRES(mutex_);
+  void heed_removal_locked(PageRange range) noexcept REQUIRES(mutex_);
+  // The program has replaced what was in a range by something that no message tells of (guard markers, UN-09).
+  void note_dropped(PageRange range) noexcept EXCLUDES(mutex_);
   // A fork has shared every page: readable flavour, in the parent after it and in the child after recover_in_child()
   // (FK-02). With track_protection pages in RAM are write-protected, so that their first write is seen.
   void note_shared_by_fork() noexcept EXCLUDES(mutex_);
@@ -188,6 +208,8 @@ class AddressSpace {
   void drop_range_locked(PageRange range, NotifyEvent why) noexcept REQUIRES(mutex_);
   void remap_range_locked(PageRange from, PageIndex to) noexcept REQUIRES(mutex_);
   void lower_entries_locked(PageRange range, std::uint64_t bits) noexcept REQUIRES(mutex_);
+  void protect_present_locked(PageRange range) noexcept REQUIRES(mutex_);
+  [[nodiscard]] Result<std::size_t> mapping_above_locked(PageIndex at, Mapping* out) noexcept REQUIRES(mutex_);
   void quarantine_locked(PageRange range) noexcept REQUIRES(mutex_);
   void queue_fault_locked(const Message& message) noexcept REQUIRES(mutex_);
   void free_folio(Pfn head, unsigned order) noexcept;

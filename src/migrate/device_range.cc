@@ -45,7 +45,11 @@ bool unmap_folio_locked(AddressSpace& space, Pfn head_pfn) REQUIRES(space.mutex(
     if (!piece->is_mapped()) continue;
     const PageEntry entry = space.table().get(piece->mapped_at());
     if (entry.state() == PageState::kCoherent) {
-      if (!space.take_coherent_locked(piece->mapped_at(), PageEntry::kWritable)) return false;
+      PageRun run[1];
+      const Result<std::size_t> found = space.mmu().scan({piece->mapped_at(), PageCount(1)}, run, nullptr);
+      const Result<Mapping> mapping = space.mmu().mapping_at_or_above(piece->mapped_at());
+      const bool writable = found && *found == 1 && mapping && space.is_writable(run[0].kind, *mapping);
+      if (!space.take_coherent_locked(piece->mapped_at(), writable ? PageEntry::kWritable : 0)) return false;
       CHECK(!head->put());
       continue;
     }

@@ -112,6 +112,15 @@ bool AddressSpace::is_quarantined_locked(PageRange range) noexcept {
 
 void AddressSpace::begin_lazy_free(PageRange range) noexcept {
   MutexLock hold(mutex_);
+  ignore_removal_locked(range);
+}
+
+void AddressSpace::end_lazy_free(PageRange range) noexcept {
+  MutexLock hold(mutex_);
+  heed_removal_locked(range);
+}
+
+void AddressSpace::ignore_removal_locked(PageRange range) noexcept {
   for (PageRange& slot : lazy_free_) {
     if (!slot.empty()) continue;
     slot = range;
@@ -119,13 +128,19 @@ void AddressSpace::begin_lazy_free(PageRange range) noexcept {
   }
 }
 
-void AddressSpace::end_lazy_free(PageRange range) noexcept {
-  MutexLock hold(mutex_);
+void AddressSpace::heed_removal_locked(PageRange range) noexcept {
   for (PageRange& slot : lazy_free_) {
     if (slot != range || slot.empty()) continue;
     slot = {};
     return;
   }
+}
+
+void AddressSpace::note_dropped(PageRange range) noexcept {
+  MutexLock hold(mutex_);
+  pump_locked();
+  drop_range_locked(range, NotifyEvent::kClear);
+  mmu_.wake(range);
 }
 
 void AddressSpace::drop_range_locked(PageRange range, NotifyEvent why) noexcept {

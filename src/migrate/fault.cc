@@ -104,7 +104,11 @@ void FaultService::serve_coherent(const PendingFault& fault) noexcept {
   if (!fault.write_protect) return space_.mmu().wake(one);  // it is there
   MutexLock hold(space_.mutex());
   const PageEntry entry = space_.table().get(fault.page);
-  if (entry.state() == PageState::kCoherent && !entry.has(PageEntry::kExclusiveMarker)) {
+  const bool alone = !space_.mmu().is_shared(fault.page).value_or(true);
+  if (entry.state() == PageState::kCoherent && !entry.has(PageEntry::kExclusiveMarker) && alone) {
+    // The other processes have given it up: it stays where it is.
+    space_.table().update(fault.page, entry.with(PageEntry::kExclusiveMarker | PageEntry::kWritable));
+  } else if (entry.state() == PageState::kCoherent && !entry.has(PageEntry::kExclusiveMarker)) {
     // FK-11: the writer of a shared page gets a copy in ordinary RAM; the kernel makes it when the write goes on.
     space_.table().update(fault.page, entry.after(PageEvent::kDrop));
     space_.page(entry.pfn())->clear_mapping();

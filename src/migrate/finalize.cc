@@ -10,8 +10,9 @@ namespace {
 
 class FinalizeStep {
  public:
-  FinalizeStep(AddressSpace& space, MigrateWord* src, MigrateWord* dst, std::uint64_t npages, Pfn fault_page)
-      : space_(space), src_(src), dst_(dst), npages_(npages), fault_page_(fault_page) {}
+  FinalizeStep(AddressSpace& space, MigrateWord* src, MigrateWord* dst, std::uint64_t npages, Pfn fault_page,
+               bool read_only = false)
+      : space_(space), src_(src), dst_(dst), npages_(npages), fault_page_(fault_page), read_only_(read_only) {}
 
   void run() {
     for (std::uint64_t i = 0; i < npages_;) {
@@ -66,7 +67,7 @@ class FinalizeStep {
   // Winner is a frame of ours: it goes into the program, by MOVE when it is the stolen frame itself or a fresh huge
   // page, by COPY otherwise.
   void bring_home(std::uint64_t i, std::uint64_t n) {
-    Installer install(space_);
+    Installer install(space_, read_only_);
     const bool stolen_back = !migrated(i);
     for (std::uint64_t at = i; at < i + n;) {
       std::uint64_t installed = 0;
@@ -92,7 +93,7 @@ class FinalizeStep {
 
   // Winner is a page of a coherent device: its frame goes into the program, and the slot says whose it is.
   void map_coherent(std::uint64_t i, std::uint64_t n) {
-    Installer install(space_);
+    Installer install(space_, read_only_);
     const bool moved = migrated(i);
     for (std::uint64_t at = i; at < i + n;) {
       std::uint64_t installed = 0;
@@ -247,6 +248,7 @@ class FinalizeStep {
   MigrateWord* const dst_;
   const std::uint64_t npages_;
   const Pfn fault_page_;
+  const bool read_only_;  // the mapping forbids writing, whatever it says at this moment
   Pfn pending_first_;
   PageCount pending_;
 };
@@ -254,7 +256,7 @@ class FinalizeStep {
 }  // namespace
 
 void migrate_vma_finalize(AddressSpace& space, MigrateVma& args) noexcept {
-  FinalizeStep(space, args.src, args.dst, args.npages, args.fault_page).run();
+  FinalizeStep(space, args.src, args.dst, args.npages, args.fault_page, args.read_only).run();
 }
 
 void migrate_device_finalize(AddressSpace& space, MigrateWord* src, MigrateWord* dst, std::uint64_t npages) noexcept {

@@ -25,7 +25,7 @@ bool HoleInserter::ready_locked(PageRange range, bool* writable) noexcept {
   const Result<Mapping> mapping = space_.mmu().mapping_at_or_above(range.first);
   if (!mapping || !mapping->range.contains(range) || !mapping->is_private_anonymous()) return false;
   if (space_.is_quarantined_locked(range)) return false;
-  *writable = mapping->has(Mapping::kWritable);
+  *writable = mapping->has(Mapping::kWritable) && !read_only_;
   return space_.mmu().watch(mapping->range) && space_.table().prepare(range);
 }
 

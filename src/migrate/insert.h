@@ -7,7 +7,8 @@ namespace whimbrel {
 
 class HoleInserter {
  public:
-  explicit HoleInserter(AddressSpace& space) noexcept : space_(space) {}
+  // `read_only`: the mapping forbids writing, whatever it says at this moment.
+  explicit HoleInserter(AddressSpace& space, bool read_only = false) noexcept : space_(space), read_only_(read_only) {}
 
   // n holes from `first`, each with its destination. A hole that a CPU touched meanwhile keeps the CPU's page: MIGRATE
   // is cleared in its src word (INS-06). Success: src is exactly MIGRATE (INS-07).
@@ -26,6 +27,7 @@ class HoleInserter {
   void put_in_place_locked(PageIndex at, Pfn dst, bool writable) noexcept REQUIRES(space_.mutex());
 
   AddressSpace& space_;
+  const bool read_only_;
 };
 
 }  // namespace whimbrel

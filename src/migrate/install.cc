@@ -53,6 +53,7 @@ bool Installer::must_protect_locked(PageIndex at) noexcept {
   const PageEntry entry = space_.table().get(at);
   if (entry.has(PageEntry::kWritable)) return false;
   if (!entry.has(PageEntry::kExclusiveMarker)) return true;
+  if (read_only_) return false;
   // Ours alone, and only the mapping forbids writing: when the mapping is opened up again the page is writable at once.
   const Result<Mapping> mapping = space_.mmu().mapping_at_or_above(at);
   return mapping && mapping->range.contains(at) && mapping->has(Mapping::kWritable);

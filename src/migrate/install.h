@@ -7,7 +7,8 @@ namespace whimbrel {
 
 class Installer {
  public:
-  explicit Installer(AddressSpace& space) noexcept : space_(space) {}
+  // `read_only`: the mapping forbids writing, whatever it says at this moment.
+  explicit Installer(AddressSpace& space, bool read_only = false) noexcept : space_(space), read_only_(read_only) {}
 
   // Installs base pages src[at..end) from consecutive frames starting at `frame`, as many as lie next to each other in
   // the program; returns how many entries were dealt with (>= 1). `stolen` : the frames are the program's own, taken by
@@ -41,6 +42,7 @@ class Installer {
   [[nodiscard]] bool is_ours_locked(Pfn source, PageIndex at) noexcept REQUIRES(space_.mutex());
 
   AddressSpace& space_;
+  const bool read_only_;
 };
 
 }  // namespace whimbrel

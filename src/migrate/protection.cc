@@ -38,26 +38,43 @@ void AddressSpace::note_protection_lowered(PageRange range) noexcept {
 
 void AddressSpace::note_shared_by_fork() noexcept {
   MutexLock hold(mutex_);
-  lower_entries_locked(PageRange::between(PageIndex(), kEnd), PageEntry::kWritable | PageEntry::kExclusiveMarker);
-  if (!config_.track_protection) return;
+  constexpr std::uint64_t kLowered = PageEntry::kWritable | PageEntry::kExclusiveMarker;
+  if (!config_.track_protection) return lower_entries_locked(PageRange::between(PageIndex(), kEnd), kLowered);
+  Mapping mappings[32];
   for (PageIndex at; at < kEnd;) {
-    const Result<Mapping> mapping = mmu_.mapping_at_or_above(at);
-    if (!mapping) return;
-    at = mapping->range.end();
-    if (!mapping->is_private_anonymous() || !mapping->has(Mapping::kWritable)) continue;
-    // Only what is there: a protected hole would refuse to be moved into. Mappings not watched refuse, and need nothing.
-    PageRun runs[64];
-    PageIndex from = mapping->range.first;
-    while (from < mapping->range.end()) {
-      PageIndex scanned = mapping->range.end();
-      const Result<std::size_t> n = mmu_.scan(PageRange::between(from, mapping->range.end()), runs, &scanned);
-      if (!n || scanned <= from) break;
-      for (std::size_t i = 0; i < *n; ++i) {
-        if ((runs[i].kind & PageRun::kPresent) == 0) continue;
-        if (!mmu_.write_protect(runs[i].range, true, Wake::kNo)) break;
-      }
-      from = scanned;
+    const Result<std::size_t> found = config_.details_in_child ? mmu_.detailed_mappings(at, mappings)
+                                                               : mapping_above_locked(at, &mappings[0]);
+    if (!found || *found == 0) return;
+    for (std::size_t i = 0; i < *found; ++i) {
+      const Mapping& mapping = mappings[i];
+      at = mapping.range.end();
+      // FK-12: what a child does not get is shared with nobody.
+      if (mapping.has_any(Mapping::kWipeOnFork | Mapping::kDontFork)) continue;
+      lower_entries_locked(mapping.range, kLowered);
+      if (mapping.is_private_anonymous() && mapping.has(Mapping::kWritable)) protect_present_locked(mapping.range);
     }
+  }
+}
+
+Result<std::size_t> AddressSpace::mapping_above_locked(PageIndex at, Mapping* out) noexcept {
+  const Result<Mapping> mapping = mmu_.mapping_at_or_above(at);
+  if (!mapping) return std::unexpected(mapping.error());
+  *out = *mapping;
+  return std::size_t{1};
+}
+
+void AddressSpace::protect_present_locked(PageRange range) noexcept {
+  // Only what is there: a protected hole would refuse to be moved into. Mappings not watched refuse, and need nothing.
+  PageRun runs[64];
+  for (PageIndex from = range.first; from < range.end();) {
+    PageIndex scanned = range.end();
+    const Result<std::size_t> n = mmu_.scan(PageRange::between(from, range.end()), runs, &scanned);
+    if (!n || scanned <= from) return;
+    for (std::size_t i = 0; i < *n; ++i) {
+      if ((runs[i].kind & PageRun::kPresent) == 0) continue;
+      if (!mmu_.write_protect(runs[i].range, true, Wake::kNo)) return;
+    }
+    from = scanned;
   }
 }
 

@@ -97,7 +97,13 @@ std::uint64_t AddressSpace::recover_in_child() noexcept {
   PageIndex at = table_.next_used(kEverything.first, kEverything.end());
   while (at < kEverything.end()) {
     // What is away lies in mappings; those the child does not have (DONTFORK) take their entries with them.
-    const Result<Mapping> mapping = mmu_.mapping_at_or_above(at);
+    const Result<Mapping> mapping =
+        config_.details_in_child ? mmu_.detailed_mapping_at_or_above(at) : mmu_.mapping_at_or_above(at);
+    if (mapping && mapping->range.contains(at) && mapping->has(Mapping::kWipeOnFork)) {
+      drop_range_locked(PageRange::between(at, mapping->range.end()), NotifyEvent::kRelease);
+      at = table_.next_used(mapping->range.end(), kEverything.end());
+      continue;
+    }
     const PageIndex mapped_from = mapping ? mapping->range.first : kEverything.end();
     if (at < mapped_from) {
       drop_range_locked(PageRange::between(at, mapped_from), NotifyEvent::kRelease);

@@ -6,7 +6,7 @@
 #include <cerrno>
 
 #include "base/syscall.h"
-#include "migrate/exclusive.h"
+#include "mirror/protection_lift.h"
 #include "mirror/session.h"
 
 #ifndef MADV_COLLAPSE
@@ -15,6 +15,8 @@
 
 namespace whimbrel::mirror {
 namespace {
+
+constexpr int kGuardInstall = 102;  // MADV_GUARD_INSTALL
 
 PageRange pages(void* address, std::size_t bytes) {
   const auto from = reinterpret_cast<std::uint64_t>(address);
@@ -58,15 +60,53 @@ long prepare_collapse(AddressSpace& space, PageRange range) {
 
 }  // namespace
 
-void note_mprotect(void* address, std::size_t bytes) noexcept {
+long protect(void* address, std::size_t bytes, int protection) noexcept {
+  const auto raw = [&] { return sys::call(SYS_mprotect, sys::arg(address), static_cast<long>(bytes), protection); };
   Session* session = Session::existing();
-  if (session != nullptr) session->space().note_protection_lowered(pages(address, bytes));
+  if (session == nullptr) return raw();
+  const GatePass pass(session->gate());
+  MutexLock hold(protection_mutex());
+  const long result = raw();
+  if (result == 0) session->space().note_protection_lowered(pages(address, bytes));
+  return result;
+}
+
+long remap(void* from, std::size_t old_bytes, std::size_t new_bytes, int flags, void* to) noexcept {
+  const auto raw = [flags](std::uint64_t at, std::uint64_t old_size, std::uint64_t new_size, std::uint64_t target) {
+    return sys::call(SYS_mremap, static_cast<long>(at), static_cast<long>(old_size), static_cast<long>(new_size), flags,
+                     static_cast<long>(target));
+  };
+  const auto first = reinterpret_cast<std::uint64_t>(from), target = reinterpret_cast<std::uint64_t>(to);
+  const long whole = raw(first, old_bytes, new_bytes, target);
+  Session* session = Session::existing();
+  if (whole != -EFAULT || session == nullptr || (flags & MREMAP_FIXED) == 0 || old_bytes != new_bytes) return whole;
+  const PageRange range = pages(from, old_bytes);
+  Mmu& mmu = session->space().mmu();
+  const Result<Mapping> start = mmu.mapping_at_or_above(range.first);
+  if (!start || !start->range.contains(range.first)) return whole;
+  for (PageIndex at = range.first; at < range.end();) {
+    const Result<Mapping> mapping = mmu.mapping_at_or_above(at);
+    if (!mapping || mapping->range.first >= range.end()) break;  // gaps stay gaps
+    const PageRange part = mapping->range.intersect(range);
+    const std::uint64_t offset = (part.first - range.first).bytes();
+    const long moved = raw(first + offset, part.count.bytes(), part.count.bytes(), target + offset);
+    if (moved < 0 && moved > -4096) return moved;
+    at = part.end();
+  }
+  return static_cast<long>(target);
 }
 
 long advise(void* address, std::size_t bytes, int advice) noexcept {
   Session* session = Session::existing();
   if (session == nullptr) return raw_madvise(address, bytes, advice);
+  const GatePass pass(session->gate());
   AddressSpace& space = session->space();
+  if (advice == kGuardInstall) {
+    // UN-09: what was there goes, whatever it was; no message tells of it.
+    const long result = raw_madvise(address, bytes, advice);
+    if (result == 0) space.note_dropped(pages(address, bytes));
+    return result;
+  }
   if (advice == MADV_FREE) {
     space.begin_lazy_free(pages(address, bytes));
     const long result = raw_madvise(address, bytes, advice);
@@ -88,6 +128,7 @@ long mincore(void* address, std::size_t bytes, unsigned char* resident) noexcept
   const long result = sys::call(SYS_mincore, sys::arg(address), static_cast<long>(bytes), sys::arg(resident));
   Session* session = Session::existing();
   if (session == nullptr || result != 0) return result;
+  const GatePass pass(session->gate());
   const PageRange range = pages(address, bytes);
   AddressSpace& space = session->space();
   MutexLock hold(space.mutex());

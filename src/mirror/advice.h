@@ -5,8 +5,11 @@
 
 namespace whimbrel::mirror {
 
-// After a successful mprotect: device pages become the readable flavour (MP-02).
-void note_mprotect(void* address, std::size_t bytes) noexcept;
+// mprotect: device pages become the readable flavour (MP-02). All here: 0 (an address for remap) or a negative errno.
+[[nodiscard]] long protect(void* address, std::size_t bytes, int protection) noexcept;
+
+// mremap: the kernel moves a range of several mappings at once, unless they are watched; then it is done piece by piece.
+[[nodiscard]] long remap(void* from, std::size_t old_bytes, std::size_t new_bytes, int flags, void* to) noexcept;
 
 // madvise as it is with device memory (MA): FREE drops nothing on a device, COLLAPSE brings base pages home and refuses
 // over huge ones. 0 or a negative errno.

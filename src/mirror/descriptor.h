@@ -3,7 +3,7 @@
 // The program holds one end of a socket pair, the opener's session the other. When the last copy of the program's end
 // closes, in whatever process, the session's end says so. Commands from the opener's own process run on the calling
 // thread; those from other processes (a forked child with the parent's descriptor) travel over the socket and act on the
-// opener's memory (CL-03, ABI-09).
+// opener's memory (CL-03, ABI-09). One service thread listens to all of them.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,10 @@ namespace whimbrel::mirror {
 // A new descriptor, or a negative errno (ENOENT: no engine to be had; the reason is on standard error).
 [[nodiscard]] int open_mirror(int minor, int flags) noexcept;
 
-// Is this a descriptor of a mirror device, of this process or inherited?
+// Is this a descriptor of a mirror device, of this process or inherited by fork?
 [[nodiscard]] bool is_mirror(int fd) noexcept;
+// The same where nothing is remembered of it: it came through exec, or over a socket from another process.
+[[nodiscard]] bool is_foreign_mirror(int fd) noexcept;
 
 // 0 or a negative errno. `argument` is the command block in this process.
 [[nodiscard]] int mirror_ioctl(int fd, unsigned long request, void* argument) noexcept;
@@ -29,6 +31,11 @@ namespace whimbrel::mirror {
 // returns. `cookie` is what cookie_of() gave before.
 [[nodiscard]] std::uint64_t cookie_of(int fd) noexcept;  // 0: not a mirror
 void closed(std::uint64_t cookie) noexcept;
+
+// The devices need this descriptor themselves: the program must not close it, it never opened it.
+[[nodiscard]] bool is_engine_descriptor(int fd) noexcept;
+// close_range() as if the engine's own descriptors did not exist. 0 or a negative errno.
+[[nodiscard]] int close_descriptors(unsigned first, unsigned last, unsigned flags) noexcept;
 
 // A mapping of the node (MM-01): address or a negative errno.
 [[nodiscard]] long map_node(void* address, std::size_t bytes, int protection, int flags) noexcept;

@@ -30,6 +30,24 @@ bool write_program(const std::byte* from, PageIndex at, std::size_t bytes) {
   return process_vm_writev(getpid(), &local, 1, &remote, 1, 0) == static_cast<ssize_t>(bytes);
 }
 
+PageRange unit_of(PageIndex at) { return {at.huge_base(), PageCount(kPagesPerHuge)}; }
+
+bool is_huge_ram(AddressSpace& space, PageIndex at) {
+  PageRun run[1];
+  const Result<std::size_t> found = space.mmu().scan({at, PageCount(1)}, run, nullptr);
+  return found && *found == 1 && (run[0].kind & PageRun::kHuge) != 0;
+}
+
+// Taking one page out of a huge one makes the kernel split it, and what is all zeros it replaces by the zero page on that
+// occasion. The real device only maps it by base pages (EX-01): they become ordinary pages again.
+void fill_zero_pages(AddressSpace& space, PageIndex at) {
+  PageRun runs[kPagesPerHuge];
+  const Result<std::size_t> found = space.mmu().scan(unit_of(at), runs, nullptr);
+  for (std::size_t i = 0; found && i < *found; ++i) {
+    if ((runs[i].kind & PageRun::kZero) != 0) (void)space.mmu().populate(runs[i].range, true);
+  }
+}
+
 int errno_of(const Error& error) {
   switch (error.code) {
     case Errc::kNotPermitted: return -EPERM;
@@ -43,7 +61,8 @@ int errno_of(const Error& error) {
 
 }  // namespace
 
-Mirror::Mirror(Session& session, Node& node) noexcept : session_(session), node_(node), table_(session.source()) {}
+Mirror::Mirror(Session& session, Node& node, OpenFlags& flags) noexcept
+    : session_(session), node_(node), flags_(flags), table_(session.source()) {}
 Mirror::~Mirror() = default;
 
 int Mirror::run(unsigned number, Command& command, CallerBuffer& buffer) noexcept {
@@ -51,6 +70,7 @@ int Mirror::run(unsigned number, Command& command, CallerBuffer& buffer) noexcep
   if (command.addr % kPageSize != 0) return -EINVAL;
   if (command.addr >= command.addr + command.npages * kPageSize) return -EINVAL;
   command.cpages = command.faults = 0;
+  session_.follow_family();
   if (number <= static_cast<unsigned>(Number::kExclusive) && command.npages < (std::uint64_t{1} << 24)) {
     session_.watch({PageIndex(command.addr >> kPageShift), PageCount(command.npages)});
   }
@@ -62,8 +82,8 @@ int Mirror::run(unsigned number, Command& command, CallerBuffer& buffer) noexcep
     case Number::kSnapshot: return snapshot(command, buffer);
     case Number::kExclusive: return exclusive(command, buffer);
     case Number::kCheckExclusive: return check_exclusive(command);
-    case Number::kRelease: node_.evict(true); return 0;
-    case Number::kFlags: flags_.store(command.npages, std::memory_order_release); return 0;
+    case Number::kRelease: node_.evict(true); session_.note_evicted(node_.minor()); return 0;
+    case Number::kFlags: flags_.value.store(command.npages, std::memory_order_release); return 0;
   }
   return -EINVAL;
 }
@@ -131,7 +151,7 @@ int Mirror::fault_round(PageRange rest, bool write) noexcept {
   return 0;
 }
 
-std::uint64_t Mirror::copy_out(PageRange range, std::byte* data, int* error) noexcept {
+std::uint64_t Mirror::copy_out(PageRange range, std::byte* data) noexcept {
   for (std::uint64_t i = 0; i < range.count.raw(); ++i) {
     const PageIndex at = range.first + PageCount(i);
     std::byte* to = data + i * kPageSize;
@@ -139,15 +159,13 @@ std::uint64_t Mirror::copy_out(PageRange range, std::byte* data, int* error) noe
     if (known.is_ram()) return i;
     const Pfn pfn = known.pfn();
     const bool private_page = pfn.is_device() && node_.map().contains(pfn) && !node_.coherent();
-    if (pfn == Pfn()) {
-      std::memset(to, 0, kPageSize);
-    } else if (private_page) {
+    if (private_page) {
       std::memcpy(to, node_.bytes(pfn), kPageSize);
     } else if (known.has(kTagAtomic)) {
       std::memcpy(to, session_.space().bytes(pfn), kPageSize);
     } else if (!read_program(to, at, kPageSize)) {
-      if (entry(at).is_ram()) return i;
-      *error = -EFAULT;
+      // Unmapped, truncated: the kernel would have told us. A further round of faults says what is wrong.
+      forget_range({at, PageCount(1)});
       return i;
     }
     if (entry(at) != known) return i;  // taken away while we copied: what was copied may be a mixture
@@ -155,7 +173,7 @@ std::uint64_t Mirror::copy_out(PageRange range, std::byte* data, int* error) noe
   return range.count.raw();
 }
 
-std::uint64_t Mirror::copy_in(PageRange range, const std::byte* data, int* error) noexcept {
+std::uint64_t Mirror::copy_in(PageRange range, const std::byte* data) noexcept {
   for (std::uint64_t i = 0; i < range.count.raw(); ++i) {
     const PageIndex at = range.first + PageCount(i);
     const std::byte* from = data + i * kPageSize;
@@ -165,7 +183,7 @@ std::uint64_t Mirror::copy_in(PageRange range, const std::byte* data, int* error
     if (pfn.is_device() && node_.map().contains(pfn) && !node_.coherent()) {
       std::memcpy(node_.bytes(pfn), from, kPageSize);
     } else if (!write_program(from, at, kPageSize)) {
-      *error = -EFAULT;
+      forget_range({at, PageCount(1)});
       return i;
     }
   }
@@ -178,12 +196,10 @@ int Mirror::read(Command& command, CallerBuffer& buffer) noexcept {
   if (bounce.data() == nullptr) return -ENOMEM;
   if (range.end().raw() + kRoundPages > (std::uint64_t{1} << 52)) return -EINVAL;  // RD-06
   for (std::uint64_t done = 0;;) {
-    int error = 0;
     const PageRange rest = PageRange::between(range.first + PageCount(done), range.end());
-    done += copy_out(rest, bounce.data() + done * kPageSize, &error);
-    if (error != 0) return error;
+    done += copy_out(rest, bounce.data() + done * kPageSize);
     if (done == command.npages) break;
-    error = fault_round(PageRange::between(range.first + PageCount(done), range.end()), false);
+    const int error = fault_round(PageRange::between(range.first + PageCount(done), range.end()), false);
     if (error != 0) return error;
     ++command.faults;
   }
@@ -199,12 +215,10 @@ int Mirror::write(Command& command, CallerBuffer& buffer) noexcept {
   if (!buffer.get(0, bounce.data(), command.npages * kPageSize)) return -EFAULT;
   if (range.end().raw() + kRoundPages > (std::uint64_t{1} << 52)) return -EINVAL;
   for (std::uint64_t done = 0;;) {
-    int error = 0;
     const PageRange rest = PageRange::between(range.first + PageCount(done), range.end());
-    done += copy_in(rest, bounce.data() + done * kPageSize, &error);
-    if (error != 0) return error;
+    done += copy_in(rest, bounce.data() + done * kPageSize);
     if (done == command.npages) break;
-    error = fault_round(PageRange::between(range.first + PageCount(done), range.end()), true);
+    const int error = fault_round(PageRange::between(range.first + PageCount(done), range.end()), true);
     if (error != 0) return error;
     ++command.faults;
   }
@@ -225,8 +239,7 @@ int Mirror::deliver(PageRange range, Command& command, CallerBuffer& buffer) noe
   if (bounce.data() == nullptr) return -ENOMEM;
   for (std::uint64_t done = 0; done < range.count.raw(); done += kSlice) {
     const PageRange slice = PageRange{range.first + PageCount(done), PageCount(kSlice)}.intersect(range);
-    int error = 0;
-    if (copy_out(slice, bounce.data(), &error) != slice.count.raw()) return error != 0 ? error : -ENOENT;
+    if (copy_out(slice, bounce.data()) != slice.count.raw()) return -ENOENT;
     if (!buffer.put(done * kPageSize, bounce.data(), slice.count.bytes())) return -EFAULT;
   }
   command.cpages = command.npages;
@@ -241,7 +254,7 @@ int Mirror::snapshot(Command& command, CallerBuffer& buffer) noexcept {
   const std::int64_t deadline = session_.space().clock().now_ns() + kPatienceNs;
   for (PageIndex at = whole.first; at < whole.end();) {
     const PageRange block = PageRange::between(at, std::min(at + PageCount(kRoundPages), whole.end()));
-    if (block.end().raw() > (std::uint64_t{1} << 52)) return -EOVERFLOW;
+    if (at.raw() + kRoundPages >= (std::uint64_t{1} << 52)) return -EOVERFLOW;  // the block's end wraps round
     HmmPfn words[kRoundPages];
     HmmRange range;
     range.registry = &notifiers;
@@ -257,12 +270,26 @@ int Mirror::snapshot(Command& command, CallerBuffer& buffer) noexcept {
     if (stale) return -EBUSY;
     if (!looked) return errno_of(looked.error());
     std::byte bytes[kRoundPages];
-    for (std::uint64_t i = 0; i < block.count.raw(); ++i) bytes[i] = std::byte{snapshot_byte(words[i])};
+    for (std::uint64_t i = 0; i < block.count.raw(); ++i) {
+      std::uint8_t byte = snapshot_byte(words[i]);
+      // Shared before anybody watched: the kernel alone knows that it would be copied.
+      if ((byte & ~kProtPmd) == kProtWrite && is_shared_private(block.first + PageCount(i))) {
+        byte = static_cast<std::uint8_t>((byte & ~kProtWrite) | kProtRead);
+      }
+      bytes[i] = std::byte{byte};
+    }
     if (!buffer.put((at - whole.first).raw(), bytes, block.count.raw())) return -EFAULT;
     at = block.end();
   }
   command.cpages = command.npages;
   return 0;
+}
+
+bool Mirror::is_shared_private(PageIndex at) noexcept {
+  Mmu& mmu = session_.space().mmu();
+  if (!mmu.is_shared(at).value_or(false)) return false;
+  const Result<Mapping> mapping = mmu.mapping_at_or_above(at);
+  return mapping && mapping->range.contains(at) && mapping->is_private_anonymous();
 }
 
 std::uint8_t Mirror::snapshot_byte(HmmPfn word) noexcept {
@@ -280,8 +307,11 @@ std::uint8_t Mirror::snapshot_byte(HmmPfn word) noexcept {
 int Mirror::exclusive(Command& command, CallerBuffer& buffer) noexcept {
   const PageRange range{PageIndex(command.addr >> kPageShift), PageCount(command.npages)};
   for (PageIndex at = range.first; at < range.end(); ++at) {
+    session_.dissolve_zero_units({at, PageCount(1)});
+    const bool huge = is_huge_ram(session_.space(), at);
     const Result<Pfn> frame = make_device_exclusive(session_.space(), at.address(), nullptr);
     if (!frame) return errno_of(frame.error());
+    if (huge) fill_zero_pages(session_.space(), at);
     {
       MutexLock hold(mutex_);
       if (!table_.prepare({at, PageCount(1)})) {

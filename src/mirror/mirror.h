@@ -22,17 +22,14 @@ class CallerBuffer {
 
 class Mirror final : public IntervalNotifier {
  public:
-  Mirror(Session& session, Node& node) noexcept;
+  Mirror(Session& session, Node& node, OpenFlags& flags) noexcept;
   ~Mirror() override;
 
   // 0 or a negative errno. cpages and faults are results (ABI-07, ABI-08); the rest of the block is read only.
   [[nodiscard]] int run(unsigned number, Command& command, CallerBuffer& buffer) noexcept;
   [[nodiscard]] Node& node() noexcept { return node_; }
 
-  // One shot: true when the next allocation is to fail (FL-02).
-  [[nodiscard]] bool take_fail_alloc() noexcept {
-    return (flags_.fetch_and(~kFlagFailAlloc, std::memory_order_acq_rel) & kFlagFailAlloc) != 0;
-  }
+  [[nodiscard]] OpenFlags& flags() noexcept { return flags_; }
   // Pages came home or went elsewhere: their entries are void.
   void forget_range(PageRange range) noexcept EXCLUDES(mutex_);
 
@@ -53,21 +50,20 @@ class Mirror final : public IntervalNotifier {
 
   [[nodiscard]] int block_to_device(PageRange block) noexcept;
   [[nodiscard]] int block_to_system(PageRange block, std::uint64_t* cpages) noexcept;
-  // Setup also where page moves refuse: read-only and locked mappings.
-  [[nodiscard]] Result<void> setup_whatever_protection(MigrateVma& args) noexcept;
   void fill_destinations(MigrateVma& args) noexcept;
   // One fault round from `at` on, in blocks of 32 pages (RD-02, RD-05). 0 or a negative errno.
   [[nodiscard]] int fault_round(PageRange rest, bool write) noexcept;
   // Copies pages from the device's view while entries last; returns how many. `data` is the bounce buffer at the first.
-  [[nodiscard]] std::uint64_t copy_out(PageRange range, std::byte* data, int* error) noexcept;
-  [[nodiscard]] std::uint64_t copy_in(PageRange range, const std::byte* data, int* error) noexcept;
+  [[nodiscard]] std::uint64_t copy_out(PageRange range, std::byte* data) noexcept;
+  [[nodiscard]] std::uint64_t copy_in(PageRange range, const std::byte* data) noexcept;
+  [[nodiscard]] bool is_shared_private(PageIndex at) noexcept;
   [[nodiscard]] std::uint8_t snapshot_byte(HmmPfn word) noexcept;
   [[nodiscard]] PageEntry entry(PageIndex at) noexcept EXCLUDES(mutex_);
   [[nodiscard]] int deliver(PageRange range, Command& command, CallerBuffer& buffer) noexcept;
 
   Session& session_;
   Node& node_;
-  std::atomic<std::uint64_t> flags_{0};
+  OpenFlags& flags_;
   Mutex mutex_;
   PageTable table_ GUARDED_BY(mutex_);
 };

@@ -1,12 +1,10 @@
 // MIGRATE_TO_DEV and MIGRATE_TO_SYS (TD, TS).
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 
-#include "linux/sys.h"
 #include "mirror/mirror.h"
+#include "mirror/protection_lift.h"
 #include "mirror/session.h"
 
 namespace whimbrel::mirror {
@@ -19,6 +17,11 @@ PageRange next_block(Session& session, PageIndex at, PageIndex end) {
   if (session.is_node_mapping(at)) return {at, PageCount(0)};
   const PageIndex limit = std::min({at + PageCount(kPagesPerHuge), end, mapping->range.end()});
   return PageRange::between(at, limit);
+}
+
+bool is_ordinary(AddressSpace& space, PageIndex at) {
+  const Result<Mapping> mapping = space.mmu().mapping_at_or_above(at);
+  return mapping && mapping->range.contains(at) && mapping->is_private_anonymous();
 }
 
 }  // namespace
@@ -44,9 +47,22 @@ int Mirror::block_to_device(PageRange block) noexcept {
   args.dst = dst;
   args.pgmap_owner = &node_;
   args.flags = kSelectSystem | kSelectCompound;
-  if (!setup_whatever_protection(args)) return -EINVAL;
+  session_.dissolve_zero_units(block);
+  {
+    const LockLift unlocked(space, block);
+    session_.unshare(block);
+    const ProtectionLift lift(space, block);
+    args.read_only = lift.lifted();
+    // Memory that the program watches itself: nothing moves, and no more is wrong with it.
+    if (!migrate_vma_setup(space, args)) return is_ordinary(space, block.first) ? 0 : -EINVAL;
+  }
   fill_destinations(args);
+  // Zero pages are taken away here, and pages of coherent nodes put into the program until the end.
+  const LockLift unlocked(space, block);
+  ProtectionLift lift(space, block);
+  args.read_only = lift.lifted();
   migrate_vma_pages(space, args);
+  if (!node_.coherent()) lift.restore();
   {
     MutexLock hold(mutex_);
     if (table_.prepare(block)) {
@@ -65,33 +81,6 @@ int Mirror::block_to_device(PageRange block) noexcept {
   return 0;
 }
 
-Result<void> Mirror::setup_whatever_protection(MigrateVma& args) noexcept {
-  // A page moves only between writable mappings that agree on being locked (UA-04). The kernel asks for neither (SET-05,
-  // MA-12), so what stands in the way is lifted: a lock for good, read-only protection for the moment of the move. In that
-  // moment a forbidden write of another thread would go through.
-  AddressSpace& space = session_.space();
-  const Result<Mapping> mapping = space.mmu().mapping_at_or_above(PageIndex::of(args.start));
-  if (!mapping) return fail(Errc::kInvalid);
-  const bool read_only = mapping->is_private_anonymous() && !mapping->has(Mapping::kWritable);
-  void* const at = reinterpret_cast<void*>(args.start.raw());
-  const std::size_t bytes = args.end.raw() - args.start.raw();
-  int protection = PROT_READ;
-  if (mapping->has(Mapping::kExecutable)) protection |= PROT_EXEC;
-  if (read_only) {
-    if (!sys::mprotect(at, bytes, PROT_READ | PROT_WRITE)) return fail(Errc::kInvalid);
-    args.read_only = true;
-  }
-  Result<void> done = migrate_vma_setup(space, args);
-  if (done && args.refused != 0 && args.refusal == Errc::kInvalid) {
-    migrate_vma_pages(space, args);  // no destinations: all goes back
-    migrate_vma_finalize(space, args);
-    (void)sys::munlock(at, bytes);
-    done = migrate_vma_setup(space, args);
-  }
-  if (read_only) (void)sys::mprotect(at, bytes, protection);
-  return done;
-}
-
 void Mirror::fill_destinations(MigrateVma& args) noexcept {
   AddressSpace& space = session_.space();
   const auto fill = [&](Pfn to, std::uint64_t i, std::uint64_t page_in_source, std::uint64_t pages) {
@@ -106,21 +95,21 @@ void Mirror::fill_destinations(MigrateVma& args) noexcept {
     const MigrateWord source = args.src[i];
     if (!source.migrating()) continue;
     const std::uint64_t write = source.raw() & MigrateWord::kWrite;
-    const bool fail_alloc = take_fail_alloc();
+    const bool fail_alloc = take_fail_alloc(flags_);
     if (!source.compound()) {
-      const Result<Pfn> to = fail_alloc ? fail(Errc::kDeviceFull) : node_.alloc(0, this);
+      const Result<Pfn> to = fail_alloc ? fail(Errc::kDeviceFull) : node_.alloc(0, &flags_);
       if (!to) continue;
       fill(*to, i, 0, 1);
       args.dst[i] = MigrateWord::of(*to).with(write);
       continue;
     }
-    if (const Result<Pfn> to = fail_alloc ? fail(Errc::kDeviceFull) : node_.alloc(kHugeOrder, this); to) {
+    if (const Result<Pfn> to = fail_alloc ? fail(Errc::kDeviceFull) : node_.alloc(kHugeOrder, &flags_); to) {
       fill(*to, i, 0, kPagesPerHuge);
       args.dst[i] = MigrateWord::of(*to).with(write | MigrateWord::kCompound);
       continue;
     }
     for (std::uint64_t k = 0; k < kPagesPerHuge; ++k) {  // TD-04: the fallback
-      const Result<Pfn> to = node_.alloc(0, this);
+      const Result<Pfn> to = node_.alloc(0, &flags_);
       if (!to) break;
       fill(*to, i, k, 1);
       args.dst[i + k] = MigrateWord::of(*to).with(write);
@@ -152,7 +141,12 @@ int Mirror::block_to_system(PageRange block, std::uint64_t* cpages) noexcept {
   args.dst = dst;
   args.pgmap_owner = &node_;
   args.flags = node_.select_flag() | kSelectCompound;
-  if (!migrate_vma_setup(space, args)) return -EINVAL;
+  {
+    const LockLift unlocked(space, node_.coherent() ? block : PageRange{});
+    const ProtectionLift lift(space, node_.coherent() ? block : PageRange{});
+    args.read_only = lift.lifted();
+    if (!migrate_vma_setup(space, args)) return -EINVAL;
+  }
   bool failed = false;
   const auto release = [&] {
     for (std::uint64_t i = 0; i < args.npages; ++i) {
@@ -165,7 +159,7 @@ int Mirror::block_to_system(PageRange block, std::uint64_t* cpages) noexcept {
   for (std::uint64_t i = 0; i < args.npages && !failed; ++i) {
     const MigrateWord source = src[i];
     if (!source.migrating() || !source.valid()) continue;
-    const bool fail_alloc = take_fail_alloc();
+    const bool fail_alloc = take_fail_alloc(flags_);
     if (source.compound()) {
       if (const Result<Pfn> to = fail_alloc ? fail(Errc::kNoMemory) : space.alloc_huge_frame(); to) {
         std::memcpy(space.bytes(*to), node_.bytes(source.pfn()), kHugeSize);
@@ -193,8 +187,13 @@ int Mirror::block_to_system(PageRange block, std::uint64_t* cpages) noexcept {
   for (std::uint64_t i = 0; i < args.npages; ++i) {
     if (!src[i].valid() || !src[i].migrating()) continue;
     ++*cpages;  // TS-03: a huge page counts one
+    node_.tell_family(src[i].pfn(), src[i].pages());
     session_.forget_everywhere(node_, {block.first + PageCount(i), src[i].pages()});
   }
+  const bool moves = std::any_of(dst, dst + args.npages, [](MigrateWord word) { return word.valid() && word.compound(); });
+  const LockLift unlocked(space, moves ? block : PageRange{});
+  const ProtectionLift lift(space, moves ? block : PageRange{});
+  args.read_only = lift.lifted();
   migrate_vma_finalize(space, args);
   return failed ? -ENOMEM : 0;
 }

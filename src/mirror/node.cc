@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "mirror/mirror.h"
+#include "mirror/protection_lift.h"
 #include "mirror/session.h"
 
 namespace whimbrel::mirror {
@@ -27,8 +28,10 @@ Result<Node*> Node::create(AddressSpace& space, int minor, std::uint64_t private
   MutexLock hold(node->mutex_);
   node->chunks_ = SourceArray<Chunk>(space.source(), chunks);
   node->next_free_ = static_cast<std::uint32_t*>(space.source().take(pages.raw() * sizeof(std::uint32_t)));
-  node->migrated_by_ = static_cast<std::atomic<Mirror*>*>(space.source().take(pages.raw() * sizeof(void*)));
-  if (node->chunks_.empty() || node->next_free_ == nullptr || node->migrated_by_ == nullptr) {
+  node->migrated_by_ = static_cast<std::atomic<OpenFlags*>*>(space.source().take(pages.raw() * sizeof(void*)));
+  node->shared_in_ = static_cast<std::atomic<std::uint32_t>*>(space.source().take(pages.raw() * sizeof(std::uint32_t)));
+  if (node->chunks_.empty() || node->next_free_ == nullptr || node->migrated_by_ == nullptr ||
+      node->shared_in_ == nullptr) {
     return fail(Errc::kNoMemory, 0, "mirror node");
   }
   if (!node->add_chunk_locked(false)) return fail(Errc::kNoMemory, 0, "mirror node");
@@ -51,7 +54,7 @@ bool Node::add_chunk_locked(bool huge) noexcept {
   return false;
 }
 
-Result<Pfn> Node::alloc(unsigned order, Mirror* by) noexcept {
+Result<Pfn> Node::alloc(unsigned order, OpenFlags* by) noexcept {
   std::uint32_t page = kNone;
   {
     MutexLock hold(mutex_);
@@ -67,14 +70,12 @@ Result<Pfn> Node::alloc(unsigned order, Mirror* by) noexcept {
   return pfn;
 }
 
-Mirror* Node::migrated_by(Pfn pfn) noexcept { return migrated_by_[index(pfn)].load(std::memory_order_acquire); }
-
-void Node::forget(const Mirror* closed) noexcept {
+void Node::forget(const OpenFlags* closed) noexcept {
   MutexLock hold(mutex_);
   for (std::uint64_t chunk = 0; chunk < chunks_.size(); ++chunk) {
     if (!chunks_[chunk].present) continue;
     for (std::uint64_t page = chunk * kChunkPages; page < (chunk + 1) * kChunkPages; ++page) {
-      Mirror* expected = const_cast<Mirror*>(closed);
+      OpenFlags* expected = const_cast<OpenFlags*>(closed);
       migrated_by_[page].compare_exchange_strong(expected, nullptr);
     }
   }
@@ -83,6 +84,7 @@ void Node::forget(const Mirror* closed) noexcept {
 void Node::folio_free(Pfn head, unsigned order) noexcept {
   const auto page = static_cast<std::uint32_t>(index(head));
   migrated_by_[page].store(nullptr, std::memory_order_release);
+  for (std::uint64_t i = 0; i < (std::uint64_t{1} << order); ++i) shared_in_[page + i].store(0, std::memory_order_relaxed);
   MutexLock hold(mutex_);
   if (chunks_[page / kChunkPages].removing) return;
   std::uint32_t& list = order == 0 ? free_base_ : free_huge_;
@@ -91,12 +93,12 @@ void Node::folio_free(Pfn head, unsigned order) noexcept {
 }
 
 void Node::folio_split(Pfn head, Pfn piece) noexcept {
-  migrated_by_[index(piece)].store(migrated_by(head), std::memory_order_release);
+  migrated_by_[index(piece)].store(migrated_by_[index(head)].load(std::memory_order_acquire), std::memory_order_release);
 }
 
 FaultResult Node::migrate_to_ram(FaultContext& fault) noexcept {
-  Mirror* by = migrated_by(space_.head_of(fault.page));
-  const bool fail_alloc = by != nullptr && by->take_fail_alloc();
+  OpenFlags* by = migrated_by_[index(space_.head_of(fault.page))].load(std::memory_order_acquire);
+  const bool fail_alloc = by != nullptr && take_fail_alloc(*by);
   if (fail_alloc && !fault.huge) return FaultResult::kOom;  // FL-02: the access is tried again
   const PageIndex page = PageIndex::of(fault.address);
   // CF-11: without a huge page only the touched page comes home.
@@ -125,29 +127,130 @@ FaultResult Node::migrate_to_ram(FaultContext& fault) noexcept {
     dst[i] = MigrateWord::of(*to).with(huge ? MigrateWord::kCompound : 0);
   }
   migrate_vma_pages(space_, args);
+  for (std::uint64_t i = 0; i < args.npages; ++i) {
+    if (src[i].migrating() && src[i].valid()) tell_family(src[i].pfn(), src[i].pages());
+  }
   Session::of(space_).forget_everywhere(*this, range);
+  const LockLift unlocked(space_, whole ? range : PageRange{});
+  const ProtectionLift lift(space_, whole ? range : PageRange{});
+  args.read_only = lift.lifted();
+  if (whole) drop_page_table(range);
   migrate_vma_finalize(space_, args);
   return oom ? FaultResult::kOom : FaultResult::kDone;
 }
 
+std::uint64_t Node::run_length(Pfn first, Pfn end) noexcept {
+  const Page* page = map_->find(first);
+  if (page->order() != 0) return std::uint64_t{1} << page->order();
+  std::uint64_t n = 1;
+  for (; first + PageCount(n) < end && n < kPagesPerHuge; ++n) {
+    const Page* next = map_->find(first + PageCount(n));
+    if (next == nullptr || next->is_tail() || next->order() != 0 || !next->is_mapped()) break;
+    if (next->mapped_at() != page->mapped_at() + PageCount(n)) break;
+  }
+  return n;
+}
+
+// Where huge pages are not wanted, the fault that brought us here has made a page table for the unit: then a huge page can
+// come home only in pieces. Discarding the empty unit takes the table away.
+void Node::drop_page_table(PageRange unit) noexcept {
+  const Result<Mapping> mapping = space_.mmu().detailed_mapping_at_or_above(unit.first);
+  if (!mapping || mapping->has(Mapping::kHugeAdvised)) return;
+  MutexLock hold(space_.mutex());
+  PageRun run[1];
+  const Result<std::size_t> found = space_.mmu().scan(unit, run, nullptr);
+  const bool ours = space_.table().get(unit.first).is_huge();
+  if (found && *found == 0 && ours) (void)Session::of(space_).discarder().discard_locked(space_, unit);
+}
+
 void Node::evict_chunk(std::uint64_t chunk) noexcept {
-  MigrateWord src[kPagesPerHuge], dst[kPagesPerHuge];
-  for (std::uint64_t at = 0; at < kChunkPages; at += kPagesPerHuge) {
-    const Pfn first = map_->first() + PageCount(chunk * kChunkPages + at);
-    migrate_device_range(space_, src, first, kPagesPerHuge);
-    for (std::uint64_t i = 0; i < kPagesPerHuge; ++i) {
-      dst[i] = MigrateWord();
-      if (!src[i].migrating() || !src[i].valid()) continue;
-      const bool huge = src[i].compound();
-      const Result<Pfn> to = huge ? space_.alloc_huge_frame() : space_.alloc_frames(PageCount(1));
-      if (!to) continue;
-      std::memcpy(space_.bytes(*to), bytes(src[i].pfn()), src[i].pages().bytes());
-      dst[i] = MigrateWord::of(*to).with(huge ? MigrateWord::kCompound : 0);
-      const Page* page = space_.page(src[i].pfn());
-      if (page->is_mapped()) Session::of(space_).forget_everywhere(*this, {page->mapped_at(), src[i].pages()});
+  const Pfn end = map_->first() + PageCount((chunk + 1) * kChunkPages);
+  for (Pfn at = map_->first() + PageCount(chunk * kChunkPages); at < end;) {
+    const Page* page = map_->find(at);
+    if (page == nullptr || page->is_tail() || page->refs() == 0) {
+      at = at + PageCount(1);
+      continue;
     }
-    migrate_device_pages(space_, src, dst, kPagesPerHuge);
-    migrate_device_finalize(space_, src, dst, kPagesPerHuge);
+    const std::uint64_t n = run_length(at, end);
+    evict_run(at, n);
+    at = at + PageCount(n);
+  }
+}
+
+void Node::evict_run(Pfn first, std::uint64_t pages) noexcept {
+  // A read-only mapping takes no page that moves.
+  const Page* page = map_->find(first);
+  const bool moves = coherent() || page->order() != 0;
+  const PageRange home = moves && page->is_mapped() ? PageRange{page->mapped_at(), PageCount(pages)} : PageRange{};
+  const LockLift unlocked(space_, home);
+  const ProtectionLift lift(space_, home);
+  MigrateWord src[kPagesPerHuge], dst[kPagesPerHuge];
+  migrate_device_range(space_, src, first, pages);
+  for (std::uint64_t i = 0; i < pages; ++i) {
+    dst[i] = MigrateWord();
+    if (!src[i].migrating() || !src[i].valid()) continue;
+    const bool huge = src[i].compound();
+    const Result<Pfn> to = huge ? space_.alloc_huge_frame() : space_.alloc_frames(PageCount(1));
+    if (!to) continue;
+    std::memcpy(space_.bytes(*to), bytes(src[i].pfn()), src[i].pages().bytes());
+    dst[i] = MigrateWord::of(*to).with(huge ? MigrateWord::kCompound : 0);
+    forget_mappings(src[i].pfn(), src[i].pages().raw());
+  }
+  migrate_device_pages(space_, src, dst, pages);
+  migrate_device_finalize(space_, src, dst, pages);
+}
+
+void Node::forget_mappings(Pfn first, std::uint64_t pages) noexcept {
+  Session& session = Session::of(space_);
+  const Page* head = map_->find(first);
+  const bool whole = head->is_mapped() && [&] {
+    MutexLock hold(space_.mutex());
+    return space_.table().get(head->mapped_at()).is_huge();
+  }();
+  if (whole) return session.forget_everywhere(*this, {head->mapped_at(), PageCount(pages)});
+  for (std::uint64_t i = 0; i < pages; ++i) {
+    const Page* page = map_->find(first + PageCount(i));
+    if (page->is_mapped()) session.forget_everywhere(*this, {page->mapped_at(), PageCount(1)});
+  }
+}
+
+// ---- processes that share pages of the node ----------------------------------------------------------------------------
+
+void Node::note_shared(std::uint32_t generation) noexcept {
+  MutexLock hold(mutex_);
+  for (std::uint64_t chunk = 0; chunk < chunks_.size(); ++chunk) {
+    if (!chunks_[chunk].present) continue;
+    for (std::uint64_t page = chunk * kChunkPages; page < (chunk + 1) * kChunkPages; ++page) {
+      const Pfn pfn = map_->first() + PageCount(page);
+      const Page* known = map_->find(pfn);
+      if (known == nullptr || (!known->is_tail() && known->refs() == 0)) continue;
+      std::uint32_t none = 0;
+      shared_in_[page].compare_exchange_strong(none, generation);
+    }
+  }
+}
+
+void Node::tell_family(Pfn first, PageCount count) noexcept {
+  Family& family = Session::of(space_).family();
+  for (std::uint64_t i = 0; i < count.raw();) {
+    const std::uint32_t generation = shared_in_[index(first) + i].load(std::memory_order_acquire);
+    std::uint64_t n = 1;
+    while (i + n < count.raw() && shared_in_[index(first) + i + n].load(std::memory_order_acquire) == generation) ++n;
+    if (generation != 0) family.add_home({generation, first + PageCount(i), PageCount(n)});
+    i += n;
+  }
+}
+
+void Node::follow_home(const HomeRecord& record) noexcept {
+  const Pfn end = record.first + record.count;
+  for (Pfn at = record.first; at < end;) {
+    const Page* page = map_->find(at);
+    const bool ours = page != nullptr && !page->is_tail() && page->refs() != 0 &&
+                      shared_in_[index(at)].load(std::memory_order_acquire) == record.generation;
+    const std::uint64_t n = ours ? run_length(at, end) : 1;
+    // A unit that is whole here comes home whole, or not at all when it was split elsewhere.
+    if (ours && at + PageCount(n) <= end) evict_run(at, n);
+    at = at + PageCount(n);
   }
 }
 

@@ -8,10 +8,9 @@
 #include <cstdint>
 
 #include "migrate/migrate_vma.h"
+#include "mirror/family.h"
 
 namespace whimbrel::mirror {
-
-class Mirror;
 
 class Node final : public PageMapOps {
  public:
@@ -31,16 +30,21 @@ class Node final : public PageMapOps {
     return coherent() ? space_.bytes(pfn) : space_.mmu().bytes(memory_.first + (pfn - map_->first()));
   }
 
-  // A fresh page or 2 MiB folio, locked, one reference, noted as migrated through `by`. kDeviceFull.
-  [[nodiscard]] Result<Pfn> alloc(unsigned order, Mirror* by) noexcept EXCLUDES(mutex_);
-  // Through which open a page was migrated; null when that one is closed.
-  [[nodiscard]] Mirror* migrated_by(Pfn pfn) noexcept;
-  // In a forked child: locks are free, and the opens of the parent are not ours.
+  // A fresh page or 2 MiB folio, locked, one reference, noted as migrated through the open with these flags (FL-03).
+  // kDeviceFull.
+  [[nodiscard]] Result<Pfn> alloc(unsigned order, OpenFlags* by) noexcept EXCLUDES(mutex_);
   void reset_after_fork() noexcept { mutex_.reset_after_fork(); }
-  void forget(const Mirror* closed) noexcept EXCLUDES(mutex_);
+  void forget(const OpenFlags* closed) noexcept EXCLUDES(mutex_);
 
   // Brings everything home that can come (CL-01). With `destroy`, chunks go too: waits until all pages are free (RL-01).
   void evict(bool destroy) noexcept;
+
+  // A fork is about to share what is on the node; pages shared before keep the number of that fork.
+  void note_shared(std::uint32_t generation) noexcept EXCLUDES(mutex_);
+  // Pages of a folio are about to come home: the processes they are shared with bring theirs home too (FK-07).
+  void tell_family(Pfn first, PageCount count) noexcept;
+  // Another process has said so.
+  void follow_home(const HomeRecord& record) noexcept;
 
   FaultResult migrate_to_ram(FaultContext& fault) noexcept override;
   void folio_free(Pfn head, unsigned order) noexcept override;
@@ -50,7 +54,13 @@ class Node final : public PageMapOps {
  private:
   Node(AddressSpace& space, int minor) noexcept : space_(space), minor_(minor) {}
   [[nodiscard]] bool add_chunk_locked(bool huge) noexcept REQUIRES(mutex_);
+  void drop_page_table(PageRange unit) noexcept;
   void evict_chunk(std::uint64_t chunk) noexcept;
+  // Pages that lie next to each other here and in the program (at most 512) come home.
+  void evict_run(Pfn first, std::uint64_t pages) noexcept;
+  // The opens forget where these pages are mapped.
+  void forget_mappings(Pfn first, std::uint64_t pages) noexcept;
+  [[nodiscard]] std::uint64_t run_length(Pfn first, Pfn end) noexcept;
   [[nodiscard]] std::uint64_t index(Pfn pfn) const noexcept { return (pfn - map_->first()).raw(); }
 
   struct Chunk {
@@ -67,7 +77,8 @@ class Node final : public PageMapOps {
   Mutex mutex_;
   SourceArray<Chunk> chunks_ GUARDED_BY(mutex_);
   std::uint32_t* next_free_ GUARDED_BY(mutex_) = nullptr;  // [page]: the list behind it
-  std::atomic<Mirror*>* migrated_by_ = nullptr;            // [page]
+  std::atomic<OpenFlags*>* migrated_by_ = nullptr;         // [page]
+  std::atomic<std::uint32_t>* shared_in_ = nullptr;        // [page]: number of the fork that shared it, 0: none
   std::uint32_t free_base_ GUARDED_BY(mutex_) = kNone;
   std::uint32_t free_huge_ GUARDED_BY(mutex_) = kNone;
 };

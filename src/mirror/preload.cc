@@ -1,9 +1,12 @@
 // The calls of the program that the mirror devices are behind. Everything else goes straight to the kernel.
 //
-// Interposed: open and its relatives (the four nodes appear), close, ioctl, read, write, mmap (of a node), fork; and
-// three that the kernel reports late or not at all: mprotect, madvise, mincore.
+// Interposed: open and its relatives (the four nodes appear), close and its relatives, ioctl, read, write, mmap (of a
+// node), fork; and what the kernel reports late, not at all, or answers otherwise for memory that is watched: mprotect,
+// madvise, mincore, mremap, mlock.
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,6 +18,7 @@
 #include "base/syscall.h"
 #include "mirror/advice.h"
 #include "mirror/descriptor.h"
+#include "mirror/protection_lift.h"
 #include "mirror/session.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -70,10 +74,18 @@ EXPORT int __open_2(const char* path, int flags) { return open_any(AT_FDCWD, pat
 EXPORT int __open64_2(const char* path, int flags) { return open_any(AT_FDCWD, path, flags, 0); }
 
 EXPORT int close(int fd) {
+  if (mirror::is_engine_descriptor(fd)) return give<int>(-EBADF);
   const std::uint64_t cookie = mirror::cookie_of(fd);
   const long result = sys::call(SYS_close, fd);
   if (cookie != 0) mirror::closed(cookie);
   return give<int>(result);
+}
+
+EXPORT int close_range(unsigned first, unsigned last, int flags) noexcept {
+  return give<int>(mirror::close_descriptors(first, last, static_cast<unsigned>(flags)));
+}
+EXPORT void closefrom(int first) noexcept {
+  (void)mirror::close_descriptors(first < 0 ? 0 : static_cast<unsigned>(first), ~0u, 0);
 }
 
 EXPORT int dup2(int from, int to) {
@@ -95,8 +107,19 @@ EXPORT int ioctl(int fd, unsigned long request, ...) {
   va_start(arguments, request);
   void* argument = va_arg(arguments, void*);
   va_end(arguments);
-  if (mirror::is_mirror(fd)) return give<int>(mirror::mirror_ioctl(fd, request, argument));
-  return give<int>(sys::call(SYS_ioctl, fd, static_cast<long>(request), sys::arg(argument)));
+  const bool ours = mirror::is_mirror(fd) || ((request & ~0xfful) == mirror::kRequestBase && mirror::is_foreign_mirror(fd));
+  if (ours) return give<int>(mirror::mirror_ioctl(fd, request, argument));
+  long result = sys::call(SYS_ioctl, fd, static_cast<long>(request), sys::arg(argument));
+  Session* session = Session::existing();
+  if (result == -EBUSY && request == UFFDIO_REGISTER && session != nullptr) {
+    // The program watches memory itself: ours goes.
+    const auto& wanted = *static_cast<const uffdio_register*>(argument);
+    mirror::GatePass pass(session->gate());
+    session->yield_to_application(whimbrel::PageRange::touching(whimbrel::VirtualAddress(wanted.range.start),
+                                                                whimbrel::VirtualAddress(wanted.range.start + wanted.range.len)));
+    result = sys::call(SYS_ioctl, fd, static_cast<long>(request), sys::arg(argument));
+  }
+  return give<int>(result);
 }
 
 EXPORT ssize_t read(int fd, void* buffer, size_t bytes) {
@@ -116,8 +139,10 @@ EXPORT void* mmap(void* address, size_t bytes, int protection, int flags, int fd
   const long at = sys::call(SYS_mmap, sys::arg(address), static_cast<long>(bytes), protection, flags, fd, offset);
   constexpr int kUnwatched = MAP_SHARED | MAP_STACK | MAP_GROWSDOWN | MAP_HUGETLB;
   Session* session = Session::existing();
+  if ((flags & MAP_LOCKED) != 0) mirror::memory_was_locked().store(true);
   if (session != nullptr && (at > 0 || at < -4095) && (flags & MAP_ANONYMOUS) != 0 && (flags & kUnwatched) == 0) {
     const auto from = static_cast<std::uint64_t>(at);
+    mirror::GatePass pass(session->gate());
     session->watch(whimbrel::PageRange::touching(whimbrel::VirtualAddress(from), whimbrel::VirtualAddress(from + bytes)));
   }
   return give<void*>(at);
@@ -126,10 +151,16 @@ EXPORT void* mmap64(void* address, size_t bytes, int protection, int flags, int 
   return mmap(address, bytes, protection, flags, fd, offset);
 }
 
+EXPORT void* mremap(void* from, size_t old_bytes, size_t new_bytes, int flags, ...) noexcept {
+  va_list arguments;
+  va_start(arguments, flags);
+  void* to = (flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) != 0 ? va_arg(arguments, void*) : nullptr;
+  va_end(arguments);
+  return give<void*>(mirror::remap(from, old_bytes, new_bytes, flags, to));
+}
+
 EXPORT int mprotect(void* address, size_t bytes, int protection) noexcept {
-  const long result = sys::call(SYS_mprotect, sys::arg(address), static_cast<long>(bytes), protection);
-  if (result == 0) mirror::note_mprotect(address, bytes);
-  return give<int>(result);
+  return give<int>(mirror::protect(address, bytes, protection));
 }
 
 EXPORT int madvise(void* address, size_t bytes, int advice) noexcept {
@@ -140,6 +171,19 @@ EXPORT int mincore(void* address, size_t bytes, unsigned char* resident) noexcep
   return give<int>(mirror::mincore(address, bytes, resident));
 }
 
+EXPORT int mlock(const void* address, size_t bytes) noexcept {
+  mirror::memory_was_locked().store(true);
+  return give<int>(sys::call(SYS_mlock, sys::arg(address), static_cast<long>(bytes)));
+}
+EXPORT int mlock2(const void* address, size_t bytes, unsigned flags) noexcept {
+  mirror::memory_was_locked().store(true);
+  return give<int>(sys::call(SYS_mlock2, sys::arg(address), static_cast<long>(bytes), flags));
+}
+EXPORT int mlockall(int flags) noexcept {
+  mirror::memory_was_locked().store(true);
+  return give<int>(sys::call(SYS_mlockall, flags));
+}
+
 EXPORT pid_t fork() {
   static auto* const real = reinterpret_cast<pid_t (*)()>(dlsym(RTLD_NEXT, "fork"));
   Session* session = Session::existing();
@@ -148,8 +192,8 @@ EXPORT pid_t fork() {
   const pid_t pid = real();
   const int error = errno;
   if (pid == 0) {
-    session->after_fork_in_child();
     mirror::descriptors_after_fork_in_child();
+    session->after_fork_in_child();
   } else {
     session->after_fork_in_parent();
   }

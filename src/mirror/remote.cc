@@ -1,8 +1,5 @@
 #include "mirror/remote.h"
 
-#include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -12,9 +9,7 @@
 #include <cstring>
 
 #include "base/syscall.h"
-#include "mirror/descriptor.h"
 #include "mirror/mirror.h"
-#include "mirror/session.h"
 
 namespace whimbrel::mirror {
 namespace {
@@ -70,7 +65,7 @@ long receive(int server, Request* request, int* answer) {
   message.msg_control = control;
   message.msg_controllen = sizeof control;
   *answer = -1;
-  const long n = sys::call(SYS_recvmsg, server, sys::arg(&message), MSG_CMSG_CLOEXEC);
+  const long n = sys::call(SYS_recvmsg, server, sys::arg(&message), MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
   if (n <= 0) return n;
   for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
     if (c->cmsg_type == SCM_RIGHTS) std::memcpy(answer, CMSG_DATA(c), sizeof *answer);
@@ -78,44 +73,21 @@ long receive(int server, Request* request, int* answer) {
   return n;
 }
 
-struct Served {
-  int server;
-  Mirror* mirror;
-  std::uint64_t cookie;
-};
-
-void* serve(void* argument) {
-  const Served served = *static_cast<Served*>(argument);
-  destroy_from(Session::existing()->source(), static_cast<Served*>(argument));
-  for (;;) {
-    Request request{};
-    int answer = -1;
-    const long n = receive(served.server, &request, &answer);
-    if (n <= 0) break;
-    if (n == sizeof request && answer >= 0) {
-      RemoteBuffer buffer(static_cast<pid_t>(request.pid), request.command.ptr);
-      Reply reply{};
-      reply.result = served.mirror->run(static_cast<unsigned>(request.number), request.command, buffer);
-      reply.command = request.command;
-      sys::call(SYS_sendto, answer, sys::arg(&reply), sizeof reply, MSG_NOSIGNAL, 0, 0);
-    }
-    if (answer >= 0) sys::call(SYS_close, answer);
-  }
-  closed(served.cookie);
-  return nullptr;
-}
-
 }  // namespace
 
-void serve_remote_commands(int server, Mirror* mirror, std::uint64_t cookie) noexcept {
-  Served* served = make_from<Served>(Session::existing()->source(), server, mirror, cookie);
-  if (served == nullptr) return;
-  sigset_t all, old;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &old);
-  pthread_t thread;
-  if (pthread_create(&thread, nullptr, serve, served) == 0) pthread_detach(thread);
-  pthread_sigmask(SIG_SETMASK, &old, nullptr);
+bool serve_remote_command(int server, Mirror& mirror) noexcept {
+  Request request{};
+  int answer = -1;
+  const long n = receive(server, &request, &answer);
+  if (n == sizeof request && answer >= 0) {
+    RemoteBuffer buffer(static_cast<pid_t>(request.pid), request.command.ptr);
+    Reply reply{};
+    reply.result = mirror.run(static_cast<unsigned>(request.number), request.command, buffer);
+    reply.command = request.command;
+    sys::call(SYS_sendto, answer, sys::arg(&reply), sizeof reply, MSG_NOSIGNAL, 0, 0);
+  }
+  if (answer >= 0) sys::call(SYS_close, answer);
+  return n > 0 || n == -EINTR || n == -EAGAIN;
 }
 
 int run_remotely(int fd, unsigned number, Command& command) noexcept {

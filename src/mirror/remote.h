@@ -7,9 +7,8 @@ namespace whimbrel::mirror {
 
 class Mirror;
 
-// Starts serving the session's end of an open: commands that arrive, and the end of the open when nobody holds the
-// program's end any more.
-void serve_remote_commands(int server, Mirror* mirror, std::uint64_t cookie) noexcept;
+// One command that has arrived at the session's end of an open. False: nobody holds the program's end any more.
+[[nodiscard]] bool serve_remote_command(int server, Mirror& mirror) noexcept;
 
 // Runs a command at the other end. 0 or a negative errno; when the opener is gone, what a dead address space gives
 // (section D of the interface).

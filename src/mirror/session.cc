@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "migrate/exclusive.h"
+#include "mirror/protection_lift.h"
 
 namespace whimbrel::mirror {
 namespace {
@@ -16,11 +16,15 @@ alignas(Session) std::byte g_memory[sizeof(Session)];
 Mutex g_mutex;
 std::atomic<Session*> g_session{nullptr};
 
-alignas(kPageSize) constexpr std::byte kZeroPage[kPageSize]{};
+Mutex g_protection;
+std::atomic<bool> g_memory_was_locked{false};
 
 constexpr std::uint64_t kPrivateChunks = 32;  // 8 GiB of device addresses a node
 
 }  // namespace
+
+Mutex& protection_mutex() noexcept { return g_protection; }
+std::atomic<bool>& memory_was_locked() noexcept { return g_memory_was_locked; }
 
 Session* Session::existing() noexcept { return g_session.load(std::memory_order_acquire); }
 Session& Session::of(AddressSpace& space) noexcept {
@@ -53,10 +57,16 @@ Result<void> Session::start() noexcept {
   config.break_sharing = true;
   config.track_protection = mmu_->abilities().write_protect;
   config.landing = PageCount(4096);
+  config.details_in_child = true;
+  config.discard = &discarder_;
+  const Result<Family*> family = Family::create();
+  if (!family) return std::unexpected(family.error());
+  family_ = *family;
   const Result<AddressSpace*> space = AddressSpace::create(*mmu_, source_, clock_, config);
   if (!space) return std::unexpected(space.error());
   space_ = *space;
   space_->add_observer(&notifiers_);
+  space_->add_observer(this);
   for (int minor = 0; minor < kNodes; ++minor) {
     const Result<Node*> node = Node::create(*space_, minor, kPrivateChunks);
     if (!node) return std::unexpected(node.error());
@@ -64,40 +74,81 @@ Result<void> Session::start() noexcept {
   }
   service_ = make_from<FaultService>(source_, *space_, this, nullptr);
   if (service_ == nullptr) return fail(Errc::kNoMemory, 0, "mirror session");
-  return start_thread();
+  return start_fault_thread();
 }
 
-Result<void> Session::start_thread() noexcept {
+bool Session::owns_descriptor(int fd) const noexcept {
+  const Descriptors& fds = mmu_->descriptors();
+  for (int which = 0; which < Descriptors::kCount; ++which) {
+    if (fds[static_cast<Descriptors::Which>(which)] == fd) return true;
+  }
+  return false;
+}
+
+Result<void> Session::start_thread(void (*body)(void*), void* argument) noexcept {
+  struct Start {
+    void (*body)(void*);
+    void* argument;
+  };
+  constexpr std::size_t kStack = std::size_t{512} << 10;
+  auto* const start = make_from<Start>(source_, body, argument);
+  void* const stack = source_.take(kStack);
+  if (start == nullptr || stack == nullptr) return fail(Errc::kNoMemory, 0, "thread of the mirror devices");
   sigset_t all, old;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  pthread_attr_setstack(&attributes, stack, kStack);
   pthread_t thread;
-  const int error = pthread_create(&thread, &attributes, [](void* session) -> void* {
-    thread_body(session);
+  const int error = pthread_create(&thread, &attributes, [](void* given) -> void* {
+    const Start mine = *static_cast<Start*>(given);
+    mine.body(mine.argument);
     return nullptr;
-  }, this);
+  }, start);
   pthread_attr_destroy(&attributes);
   pthread_sigmask(SIG_SETMASK, &old, nullptr);
-  return error == 0 ? Result<void>{} : fail(Errc::kNoMemory, error, "fault thread");
+  return error == 0 ? Result<void>{} : fail(Errc::kNoMemory, error, "thread of the mirror devices");
 }
 
-void Session::thread_body(void* session) noexcept {
+Result<void> Session::start_fault_thread() noexcept { return start_thread(&Session::fault_thread, this); }
+
+// A fork waits for nothing to be under way here. But libc's own fork may touch memory that is away, and that must be
+// served: so the wait is short, and what is copied in the middle of a fault is put right in the child.
+void Session::park() noexcept {
+  constexpr int kSteps = 20;
+  constexpr std::int64_t kStepNs = 5'000'000;
+  parked_.store(true);
+  park_changed_.advance();
+  for (int step = 0; step < kSteps && park_wanted_.load(); ++step) {
+    const std::uint32_t seen = park_changed_.value();
+    if (park_wanted_.load()) park_changed_.wait(seen, kStepNs);
+  }
+  parked_.store(false);
+}
+
+void Session::fault_thread(void* session) noexcept {
   auto* self = static_cast<Session*>(session);
   for (;;) {
     (void)self->mmu_->wait_for_message(-1);
+    if (self->park_wanted_.load()) self->park();
     (void)self->service_->run_once();
   }
 }
 
 Result<Mirror*> Session::open(int minor) noexcept {
-  auto* mirror = make_from<Mirror>(source_, *this, node(minor));
-  if (mirror == nullptr) return fail(Errc::kNoMemory, 0, "mirror open");
+  OpenFlags* const flags = family_->take_flags();
+  if (flags == nullptr) return fail(Errc::kNoMemory, 0, "too many opens of mirror devices");
+  auto* mirror = make_from<Mirror>(source_, *this, node(minor), *flags);
+  if (mirror == nullptr) {
+    Family::give_flags(flags);
+    return fail(Errc::kNoMemory, 0, "mirror open");
+  }
   constexpr std::uint64_t kEverything = std::uint64_t{1} << 63;
   if (const Result<void> subscribed = notifiers_.insert(*mirror, VirtualAddress(), kEverything); !subscribed) {
     destroy_from(source_, mirror);
+    Family::give_flags(flags);
     return std::unexpected(subscribed.error());
   }
   MutexLock hold(mutex_);
@@ -109,14 +160,18 @@ Result<Mirror*> Session::open(int minor) noexcept {
   mutex_.unlock();
   notifiers_.remove(*mirror);
   destroy_from(source_, mirror);
+  Family::give_flags(flags);
   mutex_.lock();
   return fail(Errc::kNoMemory, 0, "too many opens of mirror devices");
 }
 
 void Session::close(Mirror* mirror) noexcept {
+  follow_family();
   notifiers_.remove(*mirror);
   mirror->node().evict(false);
-  mirror->node().forget(mirror);
+  OpenFlags& flags = mirror->flags();
+  const int minor = mirror->node().minor();
+  mirror->node().forget(&flags);
   {
     MutexLock hold(mutex_);
     for (Mirror*& slot : opens_) {
@@ -124,6 +179,14 @@ void Session::close(Mirror* mirror) noexcept {
     }
   }
   destroy_from(source_, mirror);
+  Family::give_flags(&flags);
+  note_evicted(minor);
+}
+
+void Session::note_evicted(int minor) noexcept {
+  // In every process of the family (CL-01): the others do it at their next command.
+  MutexLock hold(following_);
+  evictions_seen_[static_cast<std::size_t>(minor)] = family_->evictions(minor).fetch_add(1) + 1;
 }
 
 void Session::forget_everywhere(Node& node, PageRange range) noexcept {
@@ -140,133 +203,6 @@ void Session::forget_elsewhere(const Mirror& but, PageRange range) noexcept {
       mirror->forget_range(range);
     }
   }
-}
-
-void Session::watch(PageRange range) noexcept {
-  for (PageIndex at = range.first; at < range.end();) {
-    const Result<Mapping> mapping = space_->mmu().mapping_at_or_above(at);
-    if (!mapping || mapping->range.first >= range.end()) break;
-    at = mapping->range.end();
-    if (mapping->is_private_anonymous()) (void)space_->mmu().watch(mapping->range.intersect(range));
-  }
-  MutexLock hold(mutex_);
-  for (const PageRange& known : watched_) {
-    if (known.contains(range)) return;
-  }
-  watched_[watched_next_] = range;
-  watched_next_ = (watched_next_ + 1) % watched_.size();
-}
-
-void Session::add_node_mapping(PageRange range) noexcept {
-  MutexLock hold(mutex_);
-  node_mappings_[node_mapping_next_] = range;
-  node_mapping_next_ = (node_mapping_next_ + 1) % node_mappings_.size();
-}
-
-bool Session::is_node_mapping(PageIndex page) noexcept {
-  {
-    MutexLock hold(mutex_);
-    bool known = false;
-    for (const PageRange& range : node_mappings_) known = known || range.contains(page);
-    if (!known) return false;
-  }
-  // The range may have been unmapped and used otherwise since: ours are private mappings of a file.
-  const Result<Mapping> mapping = space_->mmu().mapping_at_or_above(page);
-  return mapping && mapping->range.contains(page) && mapping->has(Mapping::kFileBacked) && !mapping->has(Mapping::kShared);
-}
-
-bool Session::wants_huge(AddressSpace& space, PageIndex page) noexcept {
-  const Result<Mapping> detailed = space.mmu().detailed_mapping_at_or_above(page);
-  return detailed && detailed->range.contains(page) && detailed->has(Mapping::kHugeAdvised);
-}
-
-bool Session::serve_hole(AddressSpace& space, const PendingFault& fault, const Mapping& mapping) noexcept {
-  const PageRange unit{fault.page.huge_base(), PageCount(kPagesPerHuge)};
-  MutexLock hold(space.mutex());
-  if (!space.table().get(fault.page).is_ram()) return false;
-  if (mapping.range.contains(unit) && space.table().next_used(unit.first, unit.end()) == unit.end()) {
-    PageRun run[1];
-    const Result<std::size_t> present = space.mmu().scan(unit, run, nullptr);
-    // Whether huge pages are wanted only the slow query tells: asked once for each untouched unit.
-    if (present && *present == 0 && wants_huge(space, fault.page) && install_huge_zeros_locked(space, unit, fault.write)) {
-      return true;
-    }
-  }
-  for (int tries = 0; tries < 100; ++tries) {
-    const Progress filled = fault.write ? space.mmu().copy(fault.page, kZeroPage, PageCount(1), Wake::kYes)
-                                        : space.mmu().zero(fault.page, PageCount(1), Wake::kYes);
-    if (!filled.failed) return true;
-    if (filled.error.code != Errc::kEventPending) break;
-    space.pump_locked();
-    if (!space.table().get(fault.page).is_ram()) break;
-  }
-  space.mmu().wake({fault.page, PageCount(1)});
-  return true;
-}
-
-bool Session::serve_write_protect(AddressSpace& space, const PendingFault& fault) noexcept {
-  const PageRange unit{fault.page.huge_base(), PageCount(kPagesPerHuge)};
-  MutexLock hold(space.mutex());
-  PageRun run[1];
-  const Result<std::size_t> found = space.mmu().scan(unit, run, nullptr);
-  const bool huge = found && *found == 1 && run[0].range == unit && (run[0].kind & PageRun::kHuge) != 0;
-  // A huge page becomes writable whole.
-  const PageRange range = huge ? unit : PageRange{fault.page, PageCount(1)};
-  return space.mmu().write_protect(range, false, Wake::kYes).has_value();
-}
-
-bool Session::install_huge_zeros_locked(AddressSpace& space, PageRange unit, bool writable) noexcept {
-  const Result<Pfn> frame = space.alloc_huge_frame();
-  if (!frame) return false;
-  *space.bytes(*frame) = std::byte{0};  // faults in a huge page of zeros
-  const Progress moved = space.mmu().move(unit.first, frame->frame(), unit.count, Wake::kNo);
-  // What a read brings in stands for the huge zero page: readable until the first write.
-  if (!moved.failed && !writable && space.config().track_protection) {
-    (void)space.mmu().write_protect(unit, true, Wake::kNo);
-  }
-  space.page(*frame)->unlock();
-  space.put_page(*frame);
-  if (moved.done.raw() == 0 && moved.failed) return false;
-  space.mmu().wake(unit);
-  return true;
-}
-
-// ---- fork ----------------------------------------------------------------------------------------------------------
-
-void Session::before_fork() noexcept { revoke_all_exclusive(*space_); }
-
-void Session::after_fork_in_parent() noexcept {
-  space_->note_shared_by_fork();
-  MutexLock hold(mutex_);
-  for (Mirror* mirror : opens_) {
-    // FK-01: one PROTECTION_PAGE bracket over each private mapping; nothing is told apart here.
-    if (mirror != nullptr) mirror->forget_range(PageRange::between(PageIndex(), PageIndex(std::uint64_t{1} << 35)));
-  }
-}
-
-void Session::after_fork_in_child() noexcept {
-  source_.reset_after_fork();
-  mmu_->reset_after_fork();
-  mutex_.reset_after_fork();
-  CHECK(mmu_->reopen_in_child().has_value(), "a forked child gets no userfaultfd: its device pages would read as zeros");
-  for (Node* node : nodes_) node->reset_after_fork();
-  // FK-01: the child has no subscriptions; the opens it inherited are the parent's.
-  ::new (static_cast<void*>(&notifiers_)) NotifierRegistry();
-  {
-    MutexLock hold(mutex_);
-    opens_ = {};
-  }
-  std::array<PageRange, 1024> watched;
-  {
-    MutexLock hold(mutex_);
-    watched = watched_;
-  }
-  for (const PageRange& range : watched) {
-    if (!range.empty()) watch(range);
-  }
-  CHECK(space_->recover_in_child() == 0, "memory on a device was touched in a forked child before it could be served");
-  space_->note_shared_by_fork();
-  CHECK(start_thread().has_value(), "no thread in a forked child");
 }
 
 }  // namespace whimbrel::mirror

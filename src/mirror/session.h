@@ -1,7 +1,8 @@
 // Session: the engine behind the mirror devices of one process, and the list of its opens.
 //
 // Made at the first open of a node; lives as long as the process. Descriptors are visible to every thread of the
-// process, since commands run on the threads that make them.
+// process, since commands run on the threads that make them. session.cc: opens and threads; session_faults.cc: holes and
+// zero pages; session_fork.cc: fork and what follows from it.
 #pragma once
 
 #include <array>
@@ -11,11 +12,14 @@
 #include "linux/reservation.h"
 #include "linux/userfault_mmu.h"
 #include "migrate/fault.h"
+#include "mirror/discarder.h"
+#include "mirror/family.h"
+#include "mirror/gate.h"
 #include "mirror/mirror.h"
 
 namespace whimbrel::mirror {
 
-class Session final : public HolePolicy {
+class Session final : public HolePolicy, public SpaceObserver {
  public:
   // The process's session; made on the first call. An error is permanent only for this call.
   [[nodiscard]] static Result<Session*> get() noexcept;
@@ -26,6 +30,13 @@ class Session final : public HolePolicy {
   [[nodiscard]] AddressSpace& space() noexcept { return *space_; }
   [[nodiscard]] NotifierRegistry& notifiers() noexcept { return notifiers_; }
   [[nodiscard]] MemorySource& source() noexcept { return source_; }
+  [[nodiscard]] Family& family() noexcept { return *family_; }
+  // Everything that works on the program's memory goes through here, so that a fork finds nothing half done.
+  [[nodiscard]] Discarder& discarder() noexcept { return discarder_; }
+  [[nodiscard]] Gate& gate() noexcept { return gate_; }
+  [[nodiscard]] bool owns_descriptor(int fd) const noexcept;
+  // A thread of the devices' own: no signals, its stack where no page is ever away.
+  [[nodiscard]] Result<void> start_thread(void (*body)(void*), void* argument) noexcept;
   [[nodiscard]] Node& node(int minor) noexcept { return *nodes_[static_cast<std::size_t>(minor)]; }
 
   // A new open of a node. The caller closes it exactly once.
@@ -41,9 +52,20 @@ class Session final : public HolePolicy {
   // Memory of the program that device commands may be about: its holes are ours to fill from now on, as the kernel with
   // devices would fill them. Silently nothing where that is impossible.
   void watch(PageRange range) noexcept;
-  // A range that is a mapping of a node (MM-01): commands that migrate refuse it.
+  // A fresh mapping of a node (MM-01): filled with read-only zeros; commands that migrate refuse it.
   void add_node_mapping(PageRange range) noexcept;
   [[nodiscard]] bool is_node_mapping(PageIndex page) noexcept;
+  // What stands for the huge zero page in the range becomes what the kernel would see there: holes inside the range,
+  // zero pages around it.
+  void dissolve_zero_units(PageRange range) noexcept;
+  // Pages that a fork left shared become this process's own, of the readable flavour.
+  void unshare(PageRange range) noexcept;
+  // The program registers the range with a userfaultfd of its own: ours goes, if nothing is away there.
+  void yield_to_application(PageRange range) noexcept;
+  // What other processes of the family have done to pages that this one shares.
+  void follow_family() noexcept;
+  // This process has evicted a whole node: the others are to do the same.
+  void note_evicted(int minor) noexcept;
 
   // fork, in the order they are called: before it, in the parent after it, in the child after it.
   void before_fork() noexcept;
@@ -55,14 +77,25 @@ class Session final : public HolePolicy {
   [[nodiscard]] bool serve_hole(AddressSpace& space, const PendingFault& fault, const Mapping& mapping) noexcept override;
   [[nodiscard]] bool serve_write_protect(AddressSpace& space, const PendingFault& fault) noexcept override;
 
+  // Node mappings follow the program's munmap and mremap.
+  void invalidate_start(NotifyEvent event, PageRange range, const void* owner) noexcept override;
+  void invalidate_end(NotifyEvent, PageRange, const void*) noexcept override {}
+  void remapped(PageRange from, PageIndex to) noexcept override;
+
  private:
   Session() noexcept = default;
   [[nodiscard]] Result<void> start() noexcept;
-  [[nodiscard]] Result<void> start_thread() noexcept;
+  [[nodiscard]] Result<void> start_fault_thread() noexcept;
+  void park_fault_thread() noexcept;
+  void park() noexcept;
+  void unshare_run_locked(PageRange run, bool huge) noexcept REQUIRES(space_->mutex());
+  void note_zero_unit(PageIndex base) noexcept EXCLUDES(mutex_);
+  [[nodiscard]] bool take_zero_unit(PageIndex base) noexcept EXCLUDES(mutex_);
+  void dissolve_unit_locked(PageRange unit, PageRange hole) noexcept REQUIRES(space_->mutex());
   [[nodiscard]] static bool wants_huge(AddressSpace& space, PageIndex page) noexcept;
-  [[nodiscard]] static bool install_huge_zeros_locked(AddressSpace& space, PageRange unit, bool writable) noexcept
+  [[nodiscard]] bool install_huge_zeros_locked(AddressSpace& space, PageRange unit, bool writable) noexcept
       REQUIRES(space.mutex());
-  static void thread_body(void* session) noexcept;
+  static void fault_thread(void* session) noexcept;
 
   static constexpr std::size_t kMaxOpens = 256;
 
@@ -73,13 +106,23 @@ class Session final : public HolePolicy {
   NotifierRegistry notifiers_;
   std::array<Node*, kNodes> nodes_{};
   FaultService* service_ = nullptr;
+  Family* family_ = nullptr;
+  Discarder discarder_;
+  std::atomic<bool> forked_{false};  // this process has a child or is one: pages may be shared
+  Gate gate_;
+  // The fault thread between two faults, for a fork: wanted by the forking thread, answered by `parked_`.
+  std::atomic<bool> park_wanted_{false}, parked_{false};
+  Event park_changed_;
 
   Mutex mutex_;
   std::array<Mirror*, kMaxOpens> opens_ GUARDED_BY(mutex_){};
   std::array<PageRange, 1024> watched_ GUARDED_BY(mutex_){};  // for a forked child; the oldest are overwritten
   std::size_t watched_next_ GUARDED_BY(mutex_) = 0;
-  std::array<PageRange, 16> node_mappings_ GUARDED_BY(mutex_){};
-  std::size_t node_mapping_next_ GUARDED_BY(mutex_) = 0;
+  std::array<PageRange, 64> node_mappings_ GUARDED_BY(mutex_){};
+  std::array<PageIndex, 256> zero_units_ GUARDED_BY(mutex_){};  // 0: free; what stands for the huge zero page
+  std::uint64_t home_seen_ = 0;  // of the family's record; by whoever holds following_
+  std::array<std::uint64_t, kNodes> evictions_seen_{};
+  Mutex following_;
 };
 
 }  // namespace whimbrel::mirror

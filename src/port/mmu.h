@@ -139,6 +139,12 @@ class Mmu {
     return false;
   }
 
+  // Does another process map the page that is present here (copy-on-write after a fork)? kNotFound: nothing is present.
+  [[nodiscard]] virtual Result<bool> is_shared(PageIndex page) noexcept {
+    (void)page;
+    return fail(Errc::kNotSupported, 0, "is_shared");
+  }
+
   // ---- watching ------------------------------------------------------------------------------------------
   // Idempotent. kExists: another userfaultfd owns a part. kNoMemory: too many mappings. kInvalid: not watchable.
   [[nodiscard]] virtual Result<void> watch(PageRange range) noexcept = 0;
