@@ -84,6 +84,7 @@ class UserfaultMmu final : public Mmu {
   [[nodiscard]] Result<void> begin_moves_into(PageRange part) noexcept override;
   void end_moves_into(PageRange part) noexcept override;
   [[nodiscard]] std::byte* bytes(PageIndex window_page) noexcept override;
+  void read_window(PageRange pages, std::byte* to) noexcept override;
   [[nodiscard]] Result<void> read_program(PageIndex page, std::byte* to) noexcept override;
   [[nodiscard]] bool wait_for_message(std::int64_t nanoseconds) noexcept override;
   void interrupt() noexcept override;

@@ -260,6 +260,16 @@ Result<void> UserfaultMmu::populate(PageRange range, bool write) noexcept {
   }
 }
 
+void UserfaultMmu::read_window(PageRange pages, std::byte* to) noexcept {
+  // Window pages are never away, so this cannot wait for us. What the kernel refuses (a filter, an odd kernel) is read
+  // in place.
+  const iovec local{to, pages.count.bytes()};
+  const iovec remote{bytes(pages.first), pages.count.bytes()};
+  const long got = sys::call(SYS_process_vm_readv, sys::call(SYS_getpid), sys::arg(&local), 1, sys::arg(&remote), 1, 0);
+  if (got == static_cast<long>(pages.count.bytes())) return;
+  __builtin_memcpy(to, bytes(pages.first), pages.count.bytes());
+}
+
 Result<void> UserfaultMmu::read_program(PageIndex page, std::byte* to) noexcept {
   // Through /proc/…/mem and not by process_vm_readv: that one waits for a page that is away, and the thread that would
   // bring it home may be the caller.

@@ -9,11 +9,7 @@ namespace whimbrel {
 Eviction::Outcome Eviction::run(PageRange range) noexcept {
   if (!collect(range)) return outcome_;
   find_frames();
-  spare_control_blocks();
-  spare_pinned();
-  reserve();
-  lane_.transfer(core_.device);
-  assign_destinations();
+  for (std::size_t at = 0; at < args_.npages && !outcome_.device_full;) at = store_from(at);
   migrate_vma_pages(core_.space, args_);
   count_gone();
   migrate_vma_finalize(core_.space, args_);
@@ -58,13 +54,43 @@ void Eviction::find_frames() noexcept {
   }
 }
 
-void Eviction::spare_control_blocks() noexcept {
-  for (std::size_t i = 0; i < args_.npages; ++i) {
+std::size_t Eviction::store_from(std::size_t from) noexcept {
+  lane_.op_count = 0;
+  const std::size_t end = read_out(from);
+  spare_control_blocks(from, end);
+  spare_pinned();
+  reserve(from, end);
+  lane_.transfer(core_.device);
+  assign_destinations();
+  return end;
+}
+
+std::size_t Eviction::read_out(std::size_t from) noexcept {
+  std::size_t held = 0, i = from;
+  PageRange run;  // frames in a row, not read yet
+  const auto read_run = [&] {
+    if (!run.empty()) core_.space.mmu().read_window(run, lane_.buffer + (held - run.count.raw()) * kPageSize);
+  };
+  for (; i < args_.npages && held < Lane::kBufferPages; ++i) {
     if (lane_.frames[i] == Pfn()) continue;
-    const std::byte* bytes = core_.space.bytes(lane_.frames[i]);
+    const PageIndex frame = lane_.frames[i].frame();
+    if (run.empty() || run.end() != frame) {
+      read_run();
+      run = {frame, PageCount(0)};
+    }
+    lane_.in_buffer[i] = static_cast<std::uint8_t>(held++);
+    run.count += PageCount(1);
+  }
+  read_run();
+  return i;
+}
+
+void Eviction::spare_control_blocks(std::size_t from, std::size_t end) noexcept {
+  for (std::size_t i = from; i < end; ++i) {
+    if (lane_.frames[i] == Pfn()) continue;
     const PageIndex home = first_ + PageCount(i);
-    if (holds_arena_header(bytes, home)) keep_home({home, PageCount(1)});
-    if (holds_control_block(bytes, home)) keep_home(kept_with_control_block(home));
+    if (holds_arena_header(bytes(i), home)) keep_home({home, PageCount(1)});
+    if (holds_control_block(bytes(i), home)) keep_home(kept_with_control_block(home));
   }
 }
 
@@ -93,23 +119,20 @@ void Eviction::spare_pinned() noexcept {
   }
 }
 
-std::size_t Eviction::unit_length(std::size_t i) const noexcept {
-  // Neighbours in the program and neighbours in memory.
+std::size_t Eviction::unit_length(std::size_t i, std::size_t end) const noexcept {
+  // Neighbours in the program, which the buffer keeps side by side.
   std::size_t n = 1;
-  while (n < core_.traits.unit_pages && i + n < args_.npages && is_storable(i + n) &&
-         lane_.frames[i + n] == lane_.frames[i] + PageCount(n)) {
-    ++n;
-  }
+  while (n < core_.traits.unit_pages && i + n < end && is_storable(i + n)) ++n;
   return n;
 }
 
-void Eviction::reserve() noexcept {
-  for (std::size_t i = 0; i < args_.npages;) {
+void Eviction::reserve(std::size_t from, std::size_t end) noexcept {
+  for (std::size_t i = from; i < end;) {
     if (!is_storable(i)) {
       ++i;
       continue;
     }
-    const std::size_t n = unit_length(i);
+    const std::size_t n = unit_length(i, end);
     const Result<DeviceSlot> slot = core_.device.reserve(static_cast<std::uint32_t>(n));
     if (!slot) {
       outcome_.device_full = true;
@@ -119,7 +142,7 @@ void Eviction::reserve() noexcept {
     }
     lane_.op_entry[lane_.op_count] = static_cast<std::uint16_t>(i);
     lane_.ops[lane_.op_count++] = {
-        DeviceOp::Kind::kStore, *slot, static_cast<std::uint32_t>(n), core_.space.bytes(lane_.frames[i]), {}};
+        DeviceOp::Kind::kStore, *slot, static_cast<std::uint32_t>(n), bytes(i), {}};
     i += n;
   }
 }

@@ -23,12 +23,16 @@ class Eviction {
  private:
   [[nodiscard]] bool collect(PageRange range) noexcept;
   void find_frames() noexcept;
-  void spare_control_blocks() noexcept;
+  // Reads, looks at and stores entries from `from` on, a buffer full; returns where the next one starts.
+  [[nodiscard]] std::size_t store_from(std::size_t from) noexcept;
+  [[nodiscard]] std::size_t read_out(std::size_t from) noexcept;
+  void spare_control_blocks(std::size_t from, std::size_t end) noexcept;
   void keep_home(PageRange home) noexcept;
   void spare_pinned() noexcept;
-  void reserve() noexcept;
+  void reserve(std::size_t from, std::size_t end) noexcept;
   // How many entries from i on can be stored as one unit.
-  [[nodiscard]] std::size_t unit_length(std::size_t i) const noexcept;
+  [[nodiscard]] std::size_t unit_length(std::size_t i, std::size_t end) const noexcept;
+  [[nodiscard]] std::byte* bytes(std::size_t i) const noexcept { return lane_.buffer + lane_.in_buffer[i] * kPageSize; }
   [[nodiscard]] bool is_storable(std::size_t i) const noexcept {
     return lane_.frames[i] != Pfn() && !lane_.keep.test(i);
   }

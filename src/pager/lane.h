@@ -25,6 +25,10 @@ struct Lane {
   std::array<std::uint16_t, kPages> op_entry{};  // first entry of operation k
   std::size_t op_count = 0;
   std::bitset<kPages> keep;  // entries that go straight back
+  // Where contents are read out to before they are looked at and stored, kBufferPages at a time.
+  static constexpr std::size_t kBufferPages = 64;
+  std::byte* buffer = nullptr;                   // page-aligned, of the memory source
+  std::array<std::uint8_t, kPages> in_buffer{};  // the page of the buffer that holds entry i's bytes
   std::array<PageRun, 128> runs{};
 
   void clear() noexcept {

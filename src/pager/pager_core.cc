@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::size_t kPinStretches = 8192;
 constexpr std::size_t kRememberedRefusals = 8192;
+constexpr std::size_t kLaneBufferBytes = Lane::kBufferPages * kPageSize;
 constexpr std::int64_t kNoRoomPause = 1'000'000;
 
 void raise_peak(PagerStats::Number& peak, std::uint64_t value) {
@@ -37,7 +38,10 @@ PagerCore::PagerCore(AddressSpace& space_in, Device& device_in, const PagerConfi
 
 PagerCore::~PagerCore() {
   MemorySource& source = space.source();
-  for (Lane* lane : lanes) destroy_from(source, lane);
+  for (Lane* lane : lanes) {
+    if (lane != nullptr && lane->buffer != nullptr) source.give(lane->buffer, kLaneBufferBytes);
+    destroy_from(source, lane);
+  }
   destroy_from(source, own_policy);
   destroy_from(source, own_stats);
   if (zeros != nullptr) source.give(zeros, kZeroPages * kPageSize);
@@ -49,14 +53,17 @@ Result<void> PagerCore::prepare(Pager& pager) noexcept {
   }
   MemorySource& source = space.source();
   owner = &pager;
-  for (Lane*& lane : lanes) lane = make_from<Lane>(source);
+  for (Lane*& lane : lanes) {
+    lane = make_from<Lane>(source);
+    if (lane != nullptr) lane->buffer = static_cast<std::byte*>(source.take(kLaneBufferBytes));
+  }
   zeros = static_cast<std::byte*>(source.take(kZeroPages * kPageSize));
   // Enough for residents that lie four to a clump.
   const std::uint64_t bytes = config.ram_bytes != 0 ? config.ram_bytes : config.total_bytes;
   const std::size_t clumps = std::clamp<std::uint64_t>(bytes / kPageSize / 4, 4096, 131072);
   own_policy = make_from<SecondChance>(source, source, clumps);
   own_stats = make_from<PagerStats>(source);
-  const bool complete = std::all_of(lanes.begin(), lanes.end(), [](Lane* l) { return l != nullptr; }) &&
+  const bool complete = std::all_of(lanes.begin(), lanes.end(), [](Lane* l) { return l != nullptr && l->buffer != nullptr; }) &&
                         zeros != nullptr && own_policy != nullptr && own_policy->usable() && own_stats != nullptr;
   MutexLock hold(mutex);
   if (!complete || !pins.usable() || !refusals.usable()) return fail(Errc::kNoMemory, 0, "pager");

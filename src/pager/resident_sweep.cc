@@ -13,7 +13,8 @@ bool ResidentSweep::is_candidate(const PageRun& run) const noexcept {
 void ResidentSweep::read_ahead(const Region& region, PageIndex at) noexcept {
   if (ahead_.contains(at)) return;
   // Up to a border of 2 MiB, so that no huge page is seen in two halves.
-  const PageIndex border = (at + PageCount(kReadAhead)).huge_base();
+  const PageIndex border = (at + PageCount(read_ahead_)).huge_base();
+  read_ahead_ = std::min(read_ahead_ * 2, kMostReadAhead);
   const PageIndex end = std::min(region.range.end(), border);
   PageIndex scanned = end;
   const Result<std::size_t> found = mmu_.scan(PageRange::between(at, end), runs_, &scanned);
@@ -94,7 +95,10 @@ bool ResidentSweep::next(PageIndex from, Clump* out) noexcept {
     PageIndex at = std::max(from, region.range.first);
     while (at < region.range.end()) {
       read_ahead(region, at);
-      if (find(region, at, out)) return true;
+      if (find(region, at, out)) {
+        read_ahead_ = kLeastReadAhead;
+        return true;
+      }
       at = ahead_.end();
     }
   }

@@ -25,6 +25,7 @@ class ResidentSweep final : public ResidentView {
     now_ns_ = now_ns;
     shared_too_ = shared_too;
     ahead_ = PageRange();
+    read_ahead_ = kLeastReadAhead;
     run_count_ = 0;
     refused_ = false;
   }
@@ -37,8 +38,9 @@ class ResidentSweep final : public ResidentView {
   [[nodiscard]] bool saw_refused() const noexcept { return refused_; }
 
  private:
-  // Pages looked at by one reading: bounds the time the pager's lock is held.
-  static constexpr std::uint64_t kReadAhead = 16384;
+  // Pages looked at by one reading: few where residents lie dense, more and more where there are none. The most bounds
+  // the time the pager's lock is held.
+  static constexpr std::uint64_t kLeastReadAhead = kPagesPerHuge, kMostReadAhead = 16384;
 
   // Makes `ahead_` begin at or below `at` and end above it, within the region.
   void read_ahead(const Region& region, PageIndex at) noexcept;
@@ -56,6 +58,7 @@ class ResidentSweep final : public ResidentView {
   const RefusalTable& refusals_;
   std::int64_t now_ns_ = 0;
   PageRange ahead_;
+  std::uint64_t read_ahead_ = kLeastReadAhead;  // pages, multiple of kLeastReadAhead
   std::size_t run_count_ = 0;
   bool refused_ = false;
   bool shared_too_ = false;

@@ -6,6 +6,8 @@ namespace whimbrel {
 namespace {
 
 constexpr int kLooksPerCall = 256;
+// Stretches of one victim. Each costs a flush of its own while faults wait for the lock.
+constexpr std::uint32_t kMostRuns = 32;
 
 }  // namespace
 
@@ -105,15 +107,17 @@ EvictionPolicy::Choice SecondChance::choose(ResidentView& view, PageCount want, 
     found_ = true;
     *victim = clump.range;
     std::uint64_t present = clump.present;
+    std::uint32_t runs = clump.runs;
     // Neighbours in the same 2 MiB go along while they are due: one call, one flush.
     const PageIndex unit_end = clump.range.first.huge_base() + PageCount(kPagesPerHuge);
-    while (present < want.raw() && victim->end() < unit_end && !clump.huge) {
+    while (present < want.raw() && runs < kMostRuns && victim->end() < unit_end && !clump.huge) {
       Clump next;
       if (!view.next(hand_, &next) || next.huge || next.mapping != clump.mapping || unit_end <= next.range.first) break;
       hand_ = next.range.end();
       if (!is_due(next)) break;
       *victim = PageRange::between(victim->first, next.range.end());
       present += next.present;
+      runs += next.runs;
     }
     return Choice::kVictim;
   }
