@@ -74,6 +74,7 @@ class UserfaultMmu final : public Mmu {
                               bool write_protected = false) noexcept override;
   [[nodiscard]] Progress zero(PageIndex to, PageCount count, Wake wake) noexcept override;
   [[nodiscard]] Result<void> write_protect(PageRange range, bool protect, Wake wake) noexcept override;
+  [[nodiscard]] Result<void> raise_bus_error(std::uint32_t thread, VirtualAddress address) noexcept override;
   [[nodiscard]] Result<void> poison(PageRange range) noexcept override;
   void wake(PageRange range) noexcept override;
   [[nodiscard]] Result<void> discard(PageRange range) noexcept override;

@@ -163,7 +163,8 @@ class Mmu {
   [[nodiscard]] virtual Progress zero(PageIndex to, PageCount count, Wake wake) noexcept = 0;
   // Removes (or sets) write protection; kNo: sleepers stay asleep.
   [[nodiscard]] virtual Result<void> write_protect(PageRange range, bool protect, Wake wake) noexcept = 0;
-  // Sends SIGBUS (BUS_ADRERR at `address`) to one thread of the program. kNotSupported: use poison().
+  // Sends SIGBUS with `address` in si_addr to a thread of the program that waits for that page; one that does not wait any
+  // more is left alone. The slot stays as it is. Any error: use poison().
   [[nodiscard]] virtual Result<void> raise_bus_error(std::uint32_t thread, VirtualAddress address) noexcept {
     (void)thread, (void)address;
     return fail(Errc::kNotSupported, 0, "raise_bus_error");
