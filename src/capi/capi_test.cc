@@ -332,17 +332,19 @@ TEST_F(Interface, ARefusedFaultIsSigbusAndNothingElse) {  // CF-07
   struct sigaction old {};
   action.sa_handler = [](int) { siglongjmp(s_back, 1); };
   sigaction(SIGBUS, &action, &old);
-  int caught = 0;
-  if (sigsetjmp(s_back, 1) == 0) {
-    *static_cast<volatile char*>(memory.at());
-  } else {
-    caught = 1;
+  volatile int caught = 0;
+  for (volatile int round = 0; round < 2; ++round) {
+    if (sigsetjmp(s_back, 1) == 0) {
+      *static_cast<volatile char*>(memory.at());
+    } else {
+      ++caught;
+    }
   }
-  sigaction(SIGBUS, &old, nullptr);
-  EXPECT_EQ(caught, 1);
+  EXPECT_EQ(caught, 2);
   EXPECT_EQ(whimbrel_pages_in_use(&driver.pgmap), 1u);  // the device keeps the contents
-  EXPECT_EQ(memory.wrong(1, 8), 0u);
-  munmap(memory.at(), PAGE_SIZE);
+  driver.fault_result = 0;
+  EXPECT_EQ(memory.wrong(0, 8), 0u);  // a later access succeeds
+  sigaction(SIGBUS, &old, nullptr);
   EXPECT_EQ(driver.in_use_settling_at(0), 0u);
 }
 
