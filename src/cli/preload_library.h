@@ -9,4 +9,7 @@ namespace whimbrel::cli {
 // nowhere; `tried` then lists the places.
 [[nodiscard]] std::string find_preload_library(std::string* tried);
 
+// Loads it in a process of its own. False: `problem` says why the loader will not have it.
+[[nodiscard]] bool can_be_loaded(const std::string& library, std::string* problem);
+
 }  // namespace whimbrel::cli

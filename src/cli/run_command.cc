@@ -144,6 +144,11 @@ int run_command(const RunOptions& options) {
     return complain(kExitCannotRun, "libwhimbrel-preload.so is not there (tried " + problem + ")",
                     "install whimbrel again, library and program together");
   }
+  std::string load_error;
+  if (!can_be_loaded(library, &load_error)) {
+    return complain(kExitCannotRun, "the library cannot be loaded into programs: " + load_error,
+                    "install whimbrel again, on a file system that is not mounted noexec");
+  }
   int report = -1;
   if (const int bad = open_report(options.stats, &report)) return bad;
   LiveStats live;
@@ -170,6 +175,14 @@ int run_command(const RunOptions& options) {
   if (report >= 0) write_report(report, json);
   if (!options.quiet) std::fputs(options.json ? json.c_str() : describe(summary).c_str(), stderr);
   live.remove();
+  constexpr int kLoaderFailed = 127;  // the loader has said what is missing; nothing has run
+  if (totals.processes == 0 && summary.end.exit_status != kLoaderFailed) {
+    // Known only now: a loader of its own, or one that was told by the system to ignore us.
+    const int status =
+        complain(kExitNotExecutable, program.path + " ran without whimbrel: its loader did not take the library",
+                 "see what it says to: LD_DEBUG=files LD_PRELOAD=" + library + " " + program.path);
+    if (summary.end.signal == 0) return status;
+  }
   end_like(summary.end);
 }
 

@@ -156,6 +156,43 @@ class BadInput(CommandTest):
                 self.skipTest("not root, and no setuid program installed")
         self.assert_refused(self.call("run", "--ram", "64M", "--", program), r"setuid", status=126)
 
+    def installed_copy(self, library):
+        """whimbrel installed elsewhere, with this in place of its library."""
+        (self.directory / "bin").mkdir()
+        (self.directory / "lib").mkdir()
+        shutil.copy(self.whimbrel, self.directory / "bin")
+        self.whimbrel = self.directory / "bin" / "whimbrel"
+        if library is not None:
+            (self.directory / "lib" / "libwhimbrel-preload.so").write_bytes(library)
+
+    def test_library_that_is_damaged(self):
+        good = (BUILD / "lib" / "libwhimbrel-preload.so").read_bytes()
+        self.installed_copy(b"")
+        for text in (b"", b"not a library", good[:3000], good[:18] + b"\xb7" + good[19:]):  # b7: for another machine
+            with self.subTest(text[:20]):
+                (self.directory / "lib" / "libwhimbrel-preload.so").write_bytes(text)
+                self.assert_refused(self.call("run", "--ram", "64M", "--", *self.marker()), r"library cannot be loaded",
+                                    status=125)
+
+    def test_library_on_a_file_system_without_execution(self):
+        good = (BUILD / "lib" / "libwhimbrel-preload.so").read_bytes()
+        self.installed_copy(None)
+        mount = f"mount -t tmpfs -o noexec none {self.directory}/lib && cp {BUILD}/lib/libwhimbrel-preload.so {self.directory}/lib/"
+        if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, check=False).returncode != 0:
+            self.skipTest("mounting is not permitted")
+        self.assertGreater(len(good), 0)
+        done = self.call("run", "--ram", "64M", "--", *self.marker(),
+                         before=["unshare", "-m", "sh", "-c", mount + ' && exec "$@"', "sh"])
+        self.assert_refused(done, r"library cannot be loaded", r"noexec", status=125)
+
+    def test_program_whose_loader_ignores_the_library(self):
+        # Cannot be known before: it runs, and the end says that it ran unmanaged.
+        done = self.call("run", "--ram", "64M", "--", BUILD / "tests" / "odd-program")
+        self.assertEqual(done.stdout, "loaded by hand\n")
+        self.assertEqual(done.returncode, 126, done.stderr)
+        self.assertRegex(done.stderr, r"(?m)^whimbrel: .*without whimbrel")
+        self.assertRegex(done.stderr, r"(?m)^  next: \S")
+
     def test_no_program_at_all(self):
         for command in (("run",), ("run", "--ram", "64M"), ("run", "--ram", "64M", "--")):
             with self.subTest(command):
