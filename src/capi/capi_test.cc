@@ -402,9 +402,9 @@ struct Watcher {
   std::atomic<void*> owner{nullptr};
   static bool invalidate(mmu_interval_notifier* sub, const mmu_notifier_range* range, unsigned long cur_seq) {
     auto* self = reinterpret_cast<Watcher*>(sub);
-    ++self->events[range->event];
-    if (range->event == MMU_NOTIFY_MIGRATE) self->owner = range->owner;
     mmu_interval_set_seq(sub, cur_seq);
+    if (range->event == MMU_NOTIFY_MIGRATE) self->owner = range->owner;
+    ++self->events[range->event];
     return mmu_notifier_range_blockable(range);
   }
   static constexpr mmu_interval_notifier_ops kOps{invalidate};
