@@ -40,7 +40,9 @@ struct dev_pagemap_ops {
   /* A thread of the program touched a private page (CF-02..CF-09). Required for private memory. Migrate at least that page
    * to RAM: migrate_vma_setup() on a range with vmf->address, fault_page = vmf->page, pgmap_owner the page's,
    * MIGRATE_VMA_SELECT_DEVICE_PRIVATE; with MIGRATE_VMA_SELECT_COMPOUND and the aligned 2 MiB when vmf->pte is null.
-   * 0: the access is tried again, even if nothing moved. Runs on an engine thread, without locks; several at a time. */
+   * 0: the access is tried again, even if nothing moved. fault_page keeps its lock and its reference (CF-05). Setup that
+   * fails is VM_FAULT_SIGBUS, setup that collects nothing is 0 (CF-08). Runs on an engine thread, without locks of the
+   * engine; several at a time. Take no lock that you hold anywhere while you migrate (LK-02). */
   vm_fault_t (*migrate_to_ram)(struct vm_fault *vmf);
   /* A large folio of private memory becomes single pages (SPF-05): called for each new piece, ascending, and once with tail
    * null. Then each piece gets a folio_free() of its own. Optional. Context as folio_free(). */

@@ -7,7 +7,11 @@
  *
  * finalize follows each setup that returned 0, exactly once; pages may be left out when dst[] is all 0 (PR-04). Nothing
  * promises that a page moves: look at MIGRATE in src[i] after each step (PR-08). Between setup and finalize touchers wait:
- * be quick, and wait for nobody who may touch that memory (MW-02, DRV-03).
+ * be quick (MW-02), and wait for nobody who may touch that memory (DRV-03).
+ *
+ * Drivers: write nothing to src[], and to dst[] between setup and pages only (DM-04). The destination of a hole is cleared
+ * by you (INS-08). A destination is never the fault page (FIN-06). Your device's own mapping of a page that comes home is
+ * gone before you start to copy, or late writes of the device are lost (CF-12).
  */
 #ifndef WHIMBREL_MIGRATE_H
 #define WHIMBREL_MIGRATE_H
@@ -71,7 +75,7 @@ void migrate_vma_pages(struct migrate_vma *migrate) WHIMBREL_CALL(migrate_vma_pa
 void migrate_vma_finalize(struct migrate_vma *migrate) WHIMBREL_CALL(migrate_vma_finalize);
 
 /* Frame-range protocol: src[] receives a word for each of npages frame numbers from `start`, which is the head of a folio
- * (RNG-01..RNG-04). Always 0; what is free, busy or pinned has no MIGRATE. */
+ * (RNG-01, RNG-02). Always 0; what is free, busy or pinned has no MIGRATE. */
 int migrate_device_range(unsigned long *src_pfns, unsigned long start, unsigned long npages)
     WHIMBREL_CALL(migrate_device_range);
 /* The same for the frame numbers that src[] holds on entry (not shifted), in any order (PFN-01). */

@@ -6,6 +6,10 @@
  * The engine's own changes are announced before they happen. Those of the program (munmap, mremap, madvise) are reported by
  * the kernel while or after they happen, and announced then: a moment late. The thread that made the call may be running
  * already. A device of ours reads and writes engine frames, which stay valid until the bracket has closed.
+ *
+ * Drivers: who ignores MIGRATE events of his own drops his mappings of what was collected himself, between setup and the
+ * copy (PR-07). Who has an object for each range brings the rest home when a part is unmapped (whimbrel_bring_home()), and
+ * makes smaller objects (UN-08).
  */
 #ifndef WHIMBREL_MMU_NOTIFIER_H
 #define WHIMBREL_MMU_NOTIFIER_H

@@ -1,6 +1,8 @@
 // The protocol's rules one by one, through the C interface on the real kernel. Each test names the rules it shows.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdlib.h>
 
 #include <cerrno>
 #include <memory>
@@ -408,6 +410,147 @@ TEST_F(Rules, DiscardedPagesReadAsZerosAtOnce) {  // MA-01, UE-03
     for (std::size_t i = 0; i < 64; ++i) ASSERT_EQ(memory.at(i)[round], 0) << round;
     std::memset(memory.at(), 1, 64 * PAGE_SIZE);
   }
+}
+
+TEST_F(Rules, FilesAndSharedMemoryStay) {  // HOL-02, DPG-06, INS-01
+  char name[] = "/tmp/whimbrel-rules-XXXXXX";
+  const int fd = mkstemp(name);
+  unlink(name);
+  ASSERT_EQ(ftruncate(fd, 16 * PAGE_SIZE), 0);
+  for (const int flags : {MAP_SHARED | MAP_ANONYMOUS, MAP_SHARED, MAP_PRIVATE}) {
+    char* at = static_cast<char*>(mmap(nullptr, 16 * PAGE_SIZE, PROT_READ | PROT_WRITE, flags,
+                                       (flags & MAP_ANONYMOUS) != 0 ? -1 : fd, 0));
+    const auto start = reinterpret_cast<unsigned long>(at);
+    ASSERT_EQ(whimbrel_register_range(mm, start, 16 * PAGE_SIZE), 0);
+    *static_cast<volatile char*>(at);  // a page of the file, and holes behind it
+    setup(start, 16, kSystem);
+    EXPECT_EQ(m.args.cpages, 0u) << flags;
+    migrate_vma_finalize(&m.args);
+    at[5] = 1;
+    EXPECT_EQ(at[5], 1);
+    EXPECT_EQ(whimbrel_unregister_range(mm, start, 16 * PAGE_SIZE), 0);
+    munmap(at, 16 * PAGE_SIZE);
+  }
+  close(fd);
+}
+
+TEST_F(Rules, ZeroPagesAreHolesWhenRamIsSelected) {  // COL-02, UA-07
+  Memory memory(mm, HPAGE_PMD_SIZE);
+  for (std::size_t i = 0; i < 8; ++i) EXPECT_EQ(*static_cast<volatile char*>(memory.at(i)), 0);  // zero pages from here on
+  setup(memory.address(), 8, kSystem);
+  const bool zero_pages = count(kMigrate) == 8;
+  EXPECT_EQ(count(zero_pages ? kMigrate : kValid | kMigrate | kWrite), 8u);
+  finish(true);
+  EXPECT_EQ(driver->in_use_settling_at(8), 8u);
+  EXPECT_EQ(memory.at(3)[9], 0);
+  if (!zero_pages) GTEST_SKIP() << "this kernel maps real pages where empty ones are read";
+}
+
+TEST_F(Rules, DeviceWritesFireNothing) {  // MN-12, PR-03
+  static std::atomic<int> calls;
+  calls = 0;
+  Memory memory(mm, HPAGE_PMD_SIZE);
+  memory.fill();
+  ASSERT_EQ(driver->to_device(memory.address(), 1), 1);
+  page* p = device_page(memory, 0);
+  mmu_interval_notifier sub{};
+  const mmu_interval_notifier_ops ops{[](mmu_interval_notifier* s, const mmu_notifier_range*, unsigned long seq) {
+    ++calls;
+    mmu_interval_set_seq(s, seq);
+    return true;
+  }};
+  ASSERT_EQ(mmu_interval_notifier_insert(&sub, mm, memory.address(), memory.bytes(), &ops), 0);
+  std::memset(driver->bytes(p), 42, PAGE_SIZE);
+  EXPECT_EQ(calls, 0);
+  mmu_interval_notifier_remove(&sub);
+  EXPECT_EQ(*memory.at(), 42);  // the latest device data
+}
+
+TEST_F(Rules, WhatIsOnItsWayIsNothingToASnapshotAndWaitedForByARequest) {  // MW-03
+  Memory memory(mm, HPAGE_PMD_SIZE);
+  memory.fill();
+  mmu_interval_notifier sub{};
+  const mmu_interval_notifier_ops ops{[](mmu_interval_notifier* s, const mmu_notifier_range*, unsigned long seq) {
+    mmu_interval_set_seq(s, seq);
+    return true;
+  }};
+  ASSERT_EQ(mmu_interval_notifier_insert(&sub, mm, memory.address(), memory.bytes(), &ops), 0);
+  setup(memory.address(), 2, kSystem);
+  unsigned long words[2] = {~0ul >> 6, 0};
+  hmm_range range{};
+  range.notifier = &sub;
+  range.start = memory.address();
+  range.end = memory.address(2);
+  range.hmm_pfns = words;
+  range.notifier_seq = mmu_interval_read_begin(&sub);
+  EXPECT_EQ(hmm_range_fault(&range), 0) << whimbrel_error();
+  EXPECT_EQ(words[0], 0u);
+  std::atomic<bool> done{false};
+  std::thread asker([&] {
+    range.default_flags = HMM_PFN_REQ_FAULT;
+    int error = -EBUSY;
+    while (error == -EBUSY) {
+      range.notifier_seq = mmu_interval_read_begin(&sub);
+      error = hmm_range_fault(&range);
+    }
+    EXPECT_EQ(error, 0);
+    done = true;
+  });
+  usleep(30'000);
+  EXPECT_FALSE(done);
+  finish(true);
+  asker.join();
+  EXPECT_EQ(words[0] & HMM_PFN_VALID, HMM_PFN_VALID);
+  EXPECT_EQ(page_address(hmm_pfn_to_page(words[1])), memory.at(1));  // foreign to an asker without an owner: home
+  mmu_interval_notifier_remove(&sub);
+}
+
+TEST_F(Rules, AdviceMovesNothingAndLocksBringHome) {  // MA-03, MA-04, MA-05, MA-12
+  Memory memory(mm, HPAGE_PMD_SIZE);
+  memory.fill();
+  ASSERT_EQ(driver->to_device(memory.address(), 64), 64);
+  for (const int advice : {MADV_COLD, MADV_PAGEOUT, MADV_WILLNEED}) {
+    EXPECT_EQ(madvise(memory.at(), 64 * PAGE_SIZE, advice), 0);
+    EXPECT_EQ(whimbrel_pages_in_use(&driver->pgmap), 64u) << advice;
+  }
+  EXPECT_EQ(driver->faults, 0);
+  EXPECT_EQ(madvise(memory.at(), 16 * PAGE_SIZE, MADV_POPULATE_READ), 0);
+  EXPECT_EQ(driver->in_use_settling_at(48), 48u);
+  EXPECT_EQ(mlock(memory.at(16), 16 * PAGE_SIZE), 0);
+  EXPECT_EQ(driver->in_use_settling_at(32), 32u);
+  munlock(memory.at(16), 16 * PAGE_SIZE);
+  EXPECT_EQ(memory.wrong(0, 64), 0u);
+}
+
+TEST_F(Rules, RightsAreThoseOfTheMapping) {  // CF-01, MP-03, MP-04
+  Memory memory(mm, HPAGE_PMD_SIZE);
+  memory.fill();
+  ASSERT_EQ(driver->to_device(memory.address(), 8), 8);
+  static sigjmp_buf s_back;
+  struct sigaction action {};
+  struct sigaction old {};
+  action.sa_handler = [](int) { siglongjmp(s_back, 1); };
+  sigaction(SIGSEGV, &action, &old);
+  const auto dies = [](volatile char* at, bool write) {
+    if (sigsetjmp(s_back, 1) != 0) return true;
+    if (write) *at = 1;
+    else (void)*at;
+    return false;
+  };
+  mprotect(memory.at(), 8 * PAGE_SIZE, PROT_NONE);
+  EXPECT_TRUE(dies(memory.at(), false));
+  EXPECT_EQ(whimbrel_pages_in_use(&driver->pgmap), 8u);
+  mprotect(memory.at(), 8 * PAGE_SIZE, PROT_READ);
+  EXPECT_TRUE(dies(memory.at(1), true));
+  EXPECT_EQ(whimbrel_pages_in_use(&driver->pgmap), 8u);
+  EXPECT_FALSE(dies(memory.at(2), false));  // home, and still read-only
+  EXPECT_EQ(driver->in_use_settling_at(7), 7u);
+  EXPECT_TRUE(dies(memory.at(2), true));
+  mprotect(memory.at(), 8 * PAGE_SIZE, PROT_READ | PROT_WRITE);
+  sigaction(SIGSEGV, &old, nullptr);
+  EXPECT_EQ(memory.wrong(0, 8), 0u);
+  *memory.at(2) = 9;
+  EXPECT_EQ(*memory.at(2), 9);
 }
 
 // ---- by frame number -----------------------------------------------------------------------------------------------------------
