@@ -15,7 +15,7 @@ constexpr const char* kVersion = "whimbrel " WHIMBREL_VERSION;
 
 constexpr const char* kRunFooter = R"(
 Sizes are bytes, or a number with K, M, G or T (powers of 1024): 64M, 1.5G.
-Without --ram, half of --total is used; without both, half of the memory that is available now.
+Without --ram, --total is split between resident pages and store as the data compresses; without both, half of the memory that is available now.
 Without --total, only uncompressed memory is limited: the store grows as it must.
 
 The summary goes to standard error when the program has ended. whimbrel ends the way the program did: with its exit

@@ -156,7 +156,8 @@ int run_command(const RunOptions& options) {
     return complain(kExitCannotRun, problem, "set XDG_RUNTIME_DIR to a directory of yours");
   }
 
-  const Launch launch{program.path, options.command, environment_for(library, limits, options.device, live.path())};
+  const Launch launch{program.path, options.command, environment_for(library, limits, options.device, live.path()),
+                      true};
   Summary summary;
   summary.end = run_program(launch, [&live] { live.print_messages(); });
   if (summary.end.start_error != 0) {

@@ -47,6 +47,14 @@ sigset_t forwarded_signals() {
   _exit(127);
 }
 
+void give_away_streams() {
+  const int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
+  if (nothing < 0) return;
+  dup2(nothing, STDIN_FILENO);
+  dup2(nothing, STDOUT_FILENO);
+  if (nothing > STDOUT_FILENO) close(nothing);
+}
+
 // The program stopped: so do we, so that the shell sees a stopped job; when continued, it goes on too.
 void stop_with(pid_t child, int signal) {
   struct sigaction old_action{}, default_action{};
@@ -113,6 +121,7 @@ ProgramEnd run_program(const Launch& launch, const std::function<void()>& idle) 
     become_program(launch, old_mask, report[1], parent);
   }
   close(report[1]);
+  if (launch.give_away_streams && child > 0) give_away_streams();
   int start_error = 0;
   if (child < 0) {
     start_error = errno;

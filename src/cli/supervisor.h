@@ -23,6 +23,9 @@ struct Launch {
   std::string path;                     // the file to execute
   std::vector<std::string> arguments;   // argv, [0] included
   std::vector<std::string> environment; // NAME=value
+  // Nobody but the program holds its standard input and output: whoever is at the other end sees what the program does
+  // with them. This process has /dev/null there from then on.
+  bool give_away_streams = false;
 };
 
 // Runs to the program's end. `idle` is called a few times a second. Not to be called twice at the same time: it owns the
