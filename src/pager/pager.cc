@@ -13,8 +13,9 @@ namespace {
 constexpr std::int64_t kMillisecond = 1'000'000;
 constexpr std::int64_t kLongestEvictPause = 200 * kMillisecond;
 constexpr std::int64_t kMaintainPause = 5 * kMillisecond;
-// Pages one background_step() evicts at most before it looks at everything else again.
-constexpr std::uint64_t kBatch = 2048;
+// Pages one background_step() evicts at most before it looks at everything else again: the time in which a program can fill
+// a mapping that nobody watches yet.
+constexpr std::uint64_t kBatch = 256;
 constexpr std::size_t kMaintainBytes = 256 * 1024;
 constexpr PageRange kEverything{PageIndex(0), PageCount(std::uint64_t{1} << (kUserAddressBits - kPageShift))};
 

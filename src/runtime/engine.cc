@@ -19,6 +19,7 @@ constexpr std::int64_t kLongestLook = 50 * kMillisecond;
 constexpr std::int64_t kFirstLookInChild = 10 * kMillisecond;
 // While working: new mappings are noticed by the growth of the address space, far cheaper than by walking them.
 constexpr std::int64_t kGrowthLook = 2 * kMillisecond;
+constexpr std::int64_t kPublishAgain = 20 * kMillisecond;
 
 // Where counters go when there is no statistics file, or no room in it.
 StatsSlot g_private_slot;
@@ -150,27 +151,37 @@ bool Engine::wait_for_need() noexcept {
 }
 
 void Engine::work() noexcept {
-  std::uint64_t mapped = 0;
+  std::int64_t published = 0;
   for (;;) {
     const std::uint32_t seen = pager_->wake_event().value();
     follow_identity();
+    look_for_growth();
     std::int64_t pause = pager_->background_step();
-    publish();
-    tell_notices();
+    const std::int64_t now = clock_.now_ns();
+    if (pause > 0 || published + kPublishAgain <= now) {
+      published = now;
+      publish();
+      tell_notices();
+    }
     while (pause > 0) {
       const std::int64_t slice = std::min(pause, kGrowthLook);
       pager_->wake_event().wait(seen, slice);
       if (pager_->wake_event().value() != seen) break;
       pause -= slice;
       follow_identity();
-      const Result<MemoryGauge::Reading> now = gauge_.read();
-      if (!now || now->mapped_bytes <= mapped) continue;
-      // A new or larger mapping: have it watched before much of it has been filled.
-      mapped = now->mapped_bytes;
-      (void)pager_->scan_step();
+      look_for_growth();
     }
-    if (const Result<MemoryGauge::Reading> now = gauge_.read(); now) mapped = now->mapped_bytes;
   }
+}
+
+// A new or larger mapping: have it watched before much of it has been filled.
+void Engine::look_for_growth() noexcept {
+  const std::int64_t time = clock_.now_ns();
+  if (time < next_growth_look_) return;
+  const Result<MemoryGauge::Reading> now = gauge_.read();
+  if (now && now->mapped_bytes > mapped_) (void)pager_->scan_step();
+  if (now) mapped_ = now->mapped_bytes;
+  next_growth_look_ = clock_.now_ns() + kGrowthLook / 2;
 }
 
 void Engine::publish() noexcept {

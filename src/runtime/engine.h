@@ -79,6 +79,7 @@ class Engine final : private Footprint {
   void background() noexcept;
   [[nodiscard]] bool wait_for_need() noexcept;
   void work() noexcept;
+  void look_for_growth() noexcept;
   void publish() noexcept;
   void tell_notices() noexcept;
   void say(const char* text, const char* detail = "", const char* more = "") const noexcept;
@@ -119,6 +120,8 @@ class Engine final : private Footprint {
   Reservation tables_;  // everything but the device's contents
   Reservation store_;   // the device's contents
   MemoryGauge gauge_;
+  std::uint64_t mapped_ = 0;  // bytes of address space at the last look
+  std::int64_t next_growth_look_ = 0;
   RawEngineThreads* threads_ = nullptr;
 
   std::atomic<Phase> phase_{Phase::kOff};
