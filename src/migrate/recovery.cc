@@ -12,6 +12,32 @@ bool is_present(Mmu& mmu, PageIndex page) {
   return found && *found == 1 && (run[0].kind & PageRun::kPresent) != 0;
 }
 
+// Which mappings this process got empty (MADV_WIPEONFORK): only the slow query tells, so it is made for many at a time.
+class WipedMappings {
+ public:
+  explicit WipedMappings(Mmu& mmu) noexcept : mmu_(mmu) {}
+
+  // `mapping` lies above all that were asked about before.
+  [[nodiscard]] bool contains(const Mapping& mapping) noexcept {
+    if (!mapping.has(Mapping::kFlagsUnknown)) return mapping.has(Mapping::kWipeOnFork);
+    for (int readings = 0; readings < 2; ++readings) {
+      while (at_ < count_ && details_[at_].range.end() <= mapping.range.first) ++at_;
+      if (at_ < count_) break;
+      const Result<std::size_t> found = mmu_.detailed_mappings(mapping.range.first, details_);
+      // Not to be told apart: what must be wiped may not be found, so better stop here than go on.
+      CHECK(found.has_value(), "the flags of the child's mappings cannot be read");
+      count_ = *found;
+      at_ = 0;
+    }
+    return at_ < count_ && details_[at_].range.contains(mapping.range.first) && details_[at_].has(Mapping::kWipeOnFork);
+  }
+
+ private:
+  Mmu& mmu_;
+  Mapping details_[64];
+  std::size_t count_ = 0, at_ = 0;
+};
+
 constexpr PageRange kEverything{PageIndex(0), PageCount(std::uint64_t{1} << (kUserAddressBits - kPageShift))};
 
 }  // namespace
@@ -94,6 +120,7 @@ std::uint64_t AddressSpace::recover_in_child() noexcept {
   serving_ = false;
   quarantine_ = {};
   std::uint64_t touched = 0;
+  WipedMappings wiped(mmu_);
   PageIndex at = table_.next_used(kEverything.first, kEverything.end());
   while (at < kEverything.end()) {
     // What is away lies in mappings; those the child does not have (DONTFORK) take their entries with them.
@@ -108,6 +135,12 @@ std::uint64_t AddressSpace::recover_in_child() noexcept {
     if (at < mapped_from) {
       drop_range_locked(PageRange::between(at, mapped_from), NotifyEvent::kRelease);
       at = table_.next_used(mapped_from, kEverything.end());
+      continue;
+    }
+    if (wiped.contains(*mapping)) {
+      // What the parent had here is a secret: the child finds zeros, wherever the pages were.
+      drop_range_locked(PageRange::between(at, mapping->range.end()), NotifyEvent::kRelease);
+      at = table_.next_used(mapping->range.end(), kEverything.end());
       continue;
     }
     CHECK(mmu_.watch(mapping->range).has_value(), "the child cannot watch memory that is away");
