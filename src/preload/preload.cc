@@ -20,6 +20,7 @@ extern void* __dso_handle __attribute__((visibility("hidden")));
 }
 
 namespace whimbrel {
+
 namespace {
 
 // Static memory, constructed by hand and never destroyed: engine threads use it until the kernel ends them.
@@ -39,6 +40,8 @@ void after_fork_in_parent() {
 void after_fork_in_child() {
   if (g_engine != nullptr) g_engine->after_fork_in_child();
 }
+
+LibcFork g_libc_fork = nullptr;
 
 using RegisterAtfork = int (*)(AtforkHandler, AtforkHandler, AtforkHandler, void*);
 RegisterAtfork g_register_atfork = nullptr;
@@ -86,6 +89,7 @@ __attribute__((constructor)) void start(int, char**, char** environment) {
   if (!settings.active()) return;
   if (libc_register_atfork() == nullptr) return;  // without it a forked child would read zeros
   prepare_libc_walk();
+  (void)libc_raw_fork();  // it may be called from signal handlers
   g_engine = ::new (static_cast<void*>(g_storage)) Engine();
   dl_iterate_phdr(forbid_data, nullptr);
   if (!g_engine->start(settings)) g_engine = nullptr;
@@ -94,6 +98,11 @@ __attribute__((constructor)) void start(int, char**, char** environment) {
 }  // namespace
 
 Engine* program_engine() noexcept { return g_engine; }
+
+LibcFork libc_raw_fork() noexcept {
+  if (g_libc_fork == nullptr) g_libc_fork = reinterpret_cast<LibcFork>(dlsym(RTLD_NEXT, "_Fork"));
+  return g_libc_fork;
+}
 
 }  // namespace whimbrel
 
