@@ -15,9 +15,17 @@ constexpr std::int64_t kHurriedShare = 4;
 
 }  // namespace
 
+void Sharing::note_fork() noexcept {
+  // At once: the next fault may have to make room.
+  told_apart_.store(core_.space.mmu().report_sharing(true), std::memory_order_relaxed);
+  possible_.store(true, std::memory_order_relaxed);
+  forked_.store(true, std::memory_order_release);
+}
+
 std::int64_t Sharing::step() noexcept {
   const std::int64_t now = core_.space.clock().now_ns();
   if (forked_.exchange(false, std::memory_order_acq_rel)) {
+    // Once more: the last step may have found just then that nothing was shared any more.
     told_apart_.store(core_.space.mmu().report_sharing(true), std::memory_order_relaxed);
     possible_.store(true, std::memory_order_relaxed);
     still_shared_ = 0;

@@ -24,7 +24,7 @@ class Sharing {
   explicit Sharing(PagerCore& core) noexcept : core_(core) {}
 
   // The process has been forked, or is the child.
-  void note_fork() noexcept { forked_.store(true, std::memory_order_release); }
+  void note_fork() noexcept;
   // A page would not move although nobody else maps it.
   void hurry() noexcept { hurry_.store(true, std::memory_order_relaxed); }
   // Pages may be shared.
