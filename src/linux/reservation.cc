@@ -25,10 +25,17 @@ constexpr std::size_t round_up(std::size_t n, std::size_t to) { return (n + to -
 
 }  // namespace
 
-Reservation::~Reservation() {
-  if (!whole_.empty()) {
-    sys::munmap(reinterpret_cast<void*>(whole_.first.address().raw()), whole_.count.bytes());
-  }
+Reservation::~Reservation() { close(); }
+
+void Reservation::close() noexcept {
+  if (whole_.empty()) return;
+  sys::munmap(reinterpret_cast<void*>(whole_.first.address().raw()), whole_.count.bytes());
+  whole_ = PageRange();
+  page_limit_ = 0;
+  const MutexLock lock(mutex_);
+  committed_ = meta_committed_ = lowest_free_ = 0;
+  dirty_pages_.store(0, std::memory_order_relaxed);
+  pages_in_use_.store(0, std::memory_order_relaxed);
 }
 
 Result<void> Reservation::open(const Options& options) noexcept {

@@ -41,6 +41,9 @@ class Reservation final : public MemorySource {
   static constexpr std::uint64_t kSmallest = std::uint64_t{1} << 20;
   [[nodiscard]] Result<void> open(const Options& options) noexcept;
 
+  // Gives the addresses back; open() may follow. With nothing of it in use any more and no other thread inside.
+  void close() noexcept;
+
   // Requests of 2 MiB and more are aligned to 2 MiB, all others to a page.
   [[nodiscard]] void* take(std::size_t bytes) noexcept override EXCLUDES(mutex_);
   void give(void* memory, std::size_t bytes) noexcept override EXCLUDES(mutex_);
@@ -64,7 +67,7 @@ class Reservation final : public MemorySource {
   void trim_locked() noexcept REQUIRES(mutex_);
   [[nodiscard]] std::byte* page(std::size_t i) const noexcept { return pages_ + i * kPageSize; }
 
-  // Constant after open().
+  // Constant between open() and close().
   PageRange whole_;
   std::byte* meta_ = nullptr;   // both bitmaps, `used` first
   std::byte* pages_ = nullptr;  // 2 MiB aligned

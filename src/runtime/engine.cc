@@ -17,6 +17,7 @@ constexpr std::int64_t kShortestLook = kMillisecond;
 constexpr std::int64_t kLongestLook = 50 * kMillisecond;
 // A child usually becomes another program at once: not worth a look before.
 constexpr std::int64_t kFirstLookInChild = 10 * kMillisecond;
+constexpr std::uint64_t kStackBytes = std::uint64_t{4} << 20;
 // While working: new mappings are noticed by the growth of the address space, far cheaper than by walking them.
 constexpr std::int64_t kGrowthLook = 2 * kMillisecond;
 constexpr std::int64_t kPublishAgain = 20 * kMillisecond;
@@ -48,9 +49,10 @@ Result<void> Engine::start(const Settings& settings) noexcept {
   }
   open_slot();
   process_.store(sys::getpid(), std::memory_order_relaxed);
-  const Result<void> memory = tables_.open({});
+  // Addresses in plenty only when they are needed: they count against a limit that the program may set on itself.
+  const Result<void> memory = stacks_.open({.bytes = kStackBytes});
   if (!memory) return memory;
-  threads_ = make_from<RawEngineThreads>(tables_, tables_, EngineThreadOptions{});
+  threads_ = make_from<RawEngineThreads>(stacks_, stacks_, EngineThreadOptions{});
   if (threads_ == nullptr) return fail(Errc::kNoMemory, 0, "engine threads");
   phase_.store(Phase::kWaiting, std::memory_order_release);
   const Result<int> thread = threads_->start_first(&Engine::background_entry, this);
@@ -145,7 +147,8 @@ bool Engine::wait_for_need() noexcept {
     phase_.store(Phase::kOff, std::memory_order_release);
     identity_event_.advance();
     slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
-    say("this process runs without a budget: ", errc_name(up.error().code), up.error().where);
+    const char* const where = up.error().where;
+    say("this process runs without a budget: ", where != nullptr && *where != 0 ? where : errc_name(up.error().code));
     return false;
   }
 }

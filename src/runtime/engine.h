@@ -93,7 +93,7 @@ class Engine final : private Footprint {
   [[nodiscard]] Result<void> make_pager() noexcept;
   [[nodiscard]] Result<void> start_fault_thread() noexcept;
   static void fault_entry(void* self) noexcept;
-  [[nodiscard]] std::uint64_t own_bytes() const noexcept override { return tables_.bytes_in_use(); }
+  [[nodiscard]] std::uint64_t own_bytes() const noexcept override { return stacks_.bytes_in_use() + tables_.bytes_in_use(); }
 
   // ---- rights (engine_identity.cc) ----
   [[nodiscard]] bool is_ours() const noexcept;
@@ -117,7 +117,8 @@ class Engine final : private Footprint {
   std::size_t forbidden_count_ = 0;
 
   SystemClock clock_;
-  Reservation tables_;  // everything but the device's contents
+  Reservation stacks_;  // the threads'
+  Reservation tables_;  // everything but the stacks and the device's contents
   Reservation store_;   // the device's contents
   MemoryGauge gauge_;
   std::uint64_t mapped_ = 0;  // bytes of address space at the last look

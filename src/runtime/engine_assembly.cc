@@ -13,6 +13,11 @@ Result<void> Engine::bring_up() noexcept {
     return {};
   }
   Result<void> done = make_pieces();
+  if (!done && space_ == nullptr) {
+    // Not enough room under the program's limits: at least it gets back what there is.
+    store_.close();
+    tables_.close();
+  }
   if (done) done = make_pager();
   if (done) done = start_fault_thread();
   if (!done) return done;
@@ -23,6 +28,7 @@ Result<void> Engine::bring_up() noexcept {
 
 Result<void> Engine::make_pieces() noexcept {
   if (!store_.range().empty()) return fail(Errc::kInvalid);  // brought up once
+  if (const Result<void> opened = tables_.open({}); !opened) return opened;
   if (const Result<void> opened = store_.open({.huge_pages = false}); !opened) return opened;
   UserfaultMmu::Options options;
   options.visibility = Visibility::kPrivate;
@@ -31,7 +37,11 @@ Result<void> Engine::make_pieces() noexcept {
   if (!mmu) return std::unexpected(mmu.error());
   mmu_ = *mmu;
   const Result<AddressSpace*> space = AddressSpace::create(*mmu_, tables_, clock_, AddressSpace::Config{});
-  if (!space) return std::unexpected(space.error());
+  if (!space) {
+    UserfaultMmu::destroy(mmu_);
+    mmu_ = nullptr;
+    return std::unexpected(space.error());
+  }
   space_ = *space;
   return make_the_device();
 }
@@ -58,7 +68,7 @@ Result<void> Engine::make_pager() noexcept {
   const Result<Pager*> pager = Pager::create(*space_, *device_, config);
   if (!pager) return std::unexpected(pager.error());
   pager_ = *pager;
-  bool room = pager_->exclude(tables_.range()) && pager_->exclude(store_.range()) && pager_->exclude(mmu_->window_range());
+  bool room = pager_->exclude(stacks_.range()) && pager_->exclude(tables_.range()) && pager_->exclude(store_.range()) && pager_->exclude(mmu_->window_range());
   for (std::size_t i = 0; i < forbidden_count_; ++i) room = room && pager_->exclude(forbidden_[i]);
   if (!room) return fail(Errc::kNoMemory, 0, "excluded ranges");
   faults_ = make_from<FaultService>(tables_, *space_, pager_, nullptr);

@@ -34,6 +34,7 @@ void Engine::after_fork_in_child() noexcept {
   const Phase phase = phase_.load(std::memory_order_acquire);
   if (phase == Phase::kOff) return;
   // Locks that threads of the parent may have held.
+  stacks_.reset_after_fork();
   tables_.reset_after_fork();
   store_.reset_after_fork();
   bring_up_gate_.reset_in_child();
