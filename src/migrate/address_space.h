@@ -128,6 +128,9 @@ class AddressSpace {
   // Reads and applies everything that is there; faults are queued.
   void pump() noexcept EXCLUDES(mutex_);
   void pump_locked() noexcept REQUIRES(mutex_);
+  // After the `tries`-th kEventPending in a row: reads what there is; from the third on, with a pause. Whoever caused the
+  // event has been told to go on, but until it has run everything is refused.
+  void let_events_pass_locked(int tries) noexcept REQUIRES(mutex_);
   // The same by the thread that serves faults: until take_fault() has told it that there are none, it need not be woken
   // for faults that other threads read while they pump.
   void begin_serving() noexcept EXCLUDES(mutex_);

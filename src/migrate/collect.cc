@@ -369,8 +369,7 @@ PageCount Collector::handle_refusal_locked(PageIndex at, const Error& error) noe
   switch (error.code) {
     case Errc::kEventPending:
       space_.stats().event_pending.fetch_add(1, std::memory_order_relaxed);
-      space_.pump_locked();
-      ++event_rounds_;
+      space_.let_events_pass_locked(++event_rounds_);
       return PageCount(0);
     case Errc::kAgain:
       ++event_rounds_;

@@ -84,7 +84,7 @@ bool revoke_exclusive(AddressSpace& space, PageIndex at) noexcept {
       }
       if (put.failed && put.error.code == Errc::kEventPending) {
         page->unlock();
-        space.pump_locked();
+        space.let_events_pass_locked(tries);
         continue;
       }
       CHECK(!put.failed || put.error.code == Errc::kExists || put.error.code == Errc::kNotFound || tries < 1000,

@@ -21,18 +21,20 @@ std::size_t FaultService::run_once() noexcept {
   std::size_t served = 0;
   PendingFault fault;
   while (space_.take_fault(&fault)) {
-    serve(fault, false);
+    beside_ = placement_ != nullptr && placement_->begin(fault.thread);
+    serve(fault, false, served == 0);
+    if (placement_ != nullptr) placement_->end();
     ++served;
   }
   return served;
 }
 
-void FaultService::serve(const PendingFault& fault, bool on_service_thread) noexcept {
+void FaultService::serve(const PendingFault& fault, bool on_service_thread, bool up_to_date) noexcept {
   space_.stats().faults.fetch_add(1, std::memory_order_relaxed);
   PageEntry entry;
   {
     MutexLock hold(space_.mutex());
-    space_.pump_locked();  // changes before faults (UE-02)
+    if (!up_to_date) space_.pump_locked();  // changes before faults (UE-02)
     entry = space_.table().get(fault.page);
     space_.trace().add(TraceStep::kFault, fault.page, static_cast<std::uint64_t>(entry.state()));
     if (is_migrating(entry.state())) {
@@ -87,7 +89,7 @@ void FaultService::serve_hole(const PendingFault& fault) noexcept {
       return;
     }
     if (filled.error.code == Errc::kEventPending) {
-      space_.pump_locked();
+      space_.let_events_pass_locked(tries);
       continue;
     }
     if (filled.error.code == Errc::kNoMemory) {
@@ -128,7 +130,8 @@ void FaultService::serve_device(const PendingFault& fault, PageEntry entry, bool
     if (queue_ == nullptr || !queue_->push(fault)) space_.mmu().wake({fault.page, PageCount(1)});
     return;
   }
-  FaultContext context{space_, entry.pfn(), fault.address, fault.write, entry.is_huge(), fault.thread};
+  FaultContext context{space_, entry.pfn(), fault.address, fault.write, entry.is_huge(), fault.thread,
+                       !on_service_thread && beside_};
   {
     MutexLock hold(space_.mutex());
     const PageEntry now = space_.table().get(fault.page);

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "migrate/address_space.h"
+#include "port/wake_placement.h"
 
 namespace whimbrel {
 
@@ -20,6 +21,7 @@ struct FaultContext {
   bool write;
   bool huge;                // the slot is a 2 MiB one
   std::uint32_t thread;     // kernel thread id of the toucher, 0 when unknown
+  bool beside = false;      // the toucher goes on on the processor that serves it
 };
 
 // Decides about holes: the pager counts them against its budget and serves growing windows.
@@ -50,8 +52,12 @@ class FaultService {
   FaultService(AddressSpace& space, HolePolicy* holes, ServiceQueue* queue) noexcept
       : space_(space), holes_(holes), queue_(queue) {}
 
+  // Before the first fault. Borrowed.
+  void set_placement(WakePlacement* placement) noexcept { placement_ = placement; }
+
   // Serves one fault completely or hands it on. `on_service_thread`: callbacks that are not inline may run here.
-  void serve(const PendingFault& fault, bool on_service_thread) noexcept;
+  // `up_to_date`: all messages have been read since this fault's own.
+  void serve(const PendingFault& fault, bool on_service_thread, bool up_to_date = false) noexcept;
 
   // Reads messages, applies them and serves every queued fault; returns how many. What the fault thread does between
   // two sleeps.
@@ -66,6 +72,8 @@ class FaultService {
   AddressSpace& space_;
   HolePolicy* const holes_;
   ServiceQueue* const queue_;
+  WakePlacement* placement_ = nullptr;
+  bool beside_ = false;  // of the fault that is being served on the fault thread
 };
 
 }  // namespace whimbrel

@@ -93,7 +93,7 @@ void Installer::install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame
     ++tries;
     if (put.error.code == Errc::kEventPending) {
       space_.stats().event_pending.fetch_add(1, std::memory_order_relaxed);
-      space_.pump_locked();
+      space_.let_events_pass_locked(tries);
       continue;
     }
     const PageIndex refused = home + put.done;
@@ -141,7 +141,7 @@ bool Installer::settle_refused_locked(PageIndex at, Pfn frame, const Error& erro
     return true;
   }
   if (copied.error.code == Errc::kEventPending) {
-    space_.pump_locked();
+    space_.let_events_pass_locked(tries);
     return false;
   }
   const PageEntry entry = space_.table().get(at);
@@ -181,7 +181,7 @@ void Installer::huge_locked(Pfn source, Pfn frame) noexcept {
       return;
     }
     if (moved.error.code == Errc::kEventPending && moved.done.raw() == 0 && tries < 1000) {
-      space_.pump_locked();
+      space_.let_events_pass_locked(tries);
       continue;
     }
     // Page by page: what has moved is in place, the rest is copied.

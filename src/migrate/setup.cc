@@ -36,8 +36,8 @@ Result<void> migrate_vma_setup(AddressSpace& space, MigrateVma& args) noexcept {
   Result<void> result{};
   if (args.skip_holes && args.flags == kSelectDevicePrivate) {
     // Slots say all there is to know: they lie in watched private memory, or a message about it is under way.
+    // Whoever puts a page there is told of the latter in time.
     MutexLock hold(space.mutex());
-    space.pump_locked();
     Collector(space, args, Mapping{}).collect_away_locked();
   } else {
     MutexLock hold(space.mutex());

@@ -80,6 +80,11 @@ FaultResult Pager::migrate_to_ram(FaultContext& fault) noexcept {
   const std::uint64_t most = std::min(core.config.fetch_window.raw(), core.limit() / 16);
   const Streams::Window window = core.fetch_streams.touch(page, PageCount(most));
   count_verdict(core);
+  if (window.sequential) {
+    core.lone_faults = 0;
+  } else if (fault.beside) {
+    core.note_scattered();
+  }
   Plan plan = plan_window(core, page, window);
   if (plan.pages == 0) return FaultResult::kDone;  // not away any more
   core.make_room(plan.pages, *lane);

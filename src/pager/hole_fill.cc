@@ -46,7 +46,7 @@ HoleFill::Filled HoleFill::serve(PageIndex page, const Mapping& mapping) noexcep
   PageRange range = empty_part(window.range.intersect(mapping.range), page);
   core_.make_room(range.count.raw(), lane_);
   for (int tries = 0; tries < kTries; ++tries) {
-    if (fill(range, page, &filled)) {
+    if (fill(range, page, tries, &filled)) {
       core_.hole_streams.brought(window, range);
       return {range, filled};
     }
@@ -73,7 +73,7 @@ PageRange HoleFill::empty_part(PageRange window, PageIndex page) noexcept {
   return page < end ? PageRange::between(first, end) : PageRange{page, PageCount(1)};
 }
 
-bool HoleFill::fill(PageRange window, PageIndex page, PageCount* filled) noexcept {
+bool HoleFill::fill(PageRange window, PageIndex page, int tries, PageCount* filled) noexcept {
   Mmu& mmu = core_.space.mmu();
   const PageRange one{page, PageCount(1)};
   Errc reason = Errc::kAgain;
@@ -97,7 +97,7 @@ bool HoleFill::fill(PageRange window, PageIndex page, PageCount* filled) noexcep
     }
     if (page < at) return true;
     if (reason == Errc::kEventPending) {
-      core_.space.pump_locked();
+      core_.space.let_events_pass_locked(tries);
       return false;
     }
     if (at == page && reason == Errc::kExists) {

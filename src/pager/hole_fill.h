@@ -27,7 +27,7 @@ class HoleFill {
   // The part of the window around `page` that is empty, as far as the kernel knows.
   [[nodiscard]] PageRange empty_part(PageRange window, PageIndex page) noexcept;
   // Fills the window as far as it can. False: the page itself is not settled yet; try again, with a smaller window.
-  [[nodiscard]] bool fill(PageRange window, PageIndex page, PageCount* filled) noexcept;
+  [[nodiscard]] bool fill(PageRange window, PageIndex page, int tries, PageCount* filled) noexcept;
 
   PagerCore& core_;
   Lane& lane_;

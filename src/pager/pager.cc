@@ -109,7 +109,9 @@ std::int64_t Pager::background_step() noexcept {
     const std::uint64_t reserve = reserve_under(most);
     const std::uint64_t resident_now = core.resident.value();
     const std::uint64_t target = most - std::min(reserve, most);
-    if (resident_now + reserve / 2 > most && core.next_evict <= time) {
+    if (core.is_scattered()) {
+      wait = std::min(wait, core.scattered_until.load(std::memory_order_relaxed) - time);
+    } else if (resident_now + reserve / 2 > most && core.next_evict <= time) {
       LaneLease lane(core, LaneLease::Who::kOther);
       const std::uint64_t want = std::min(resident_now - target, kBatch);
       PageCount gone = core.evict_some(PageCount(want), *lane, PagerCore::Effort::kBackground);
@@ -134,6 +136,8 @@ std::int64_t Pager::background_step() noexcept {
   core.background_sleeps.store(true, std::memory_order_release);
   return std::max<std::int64_t>(wait, 0);
 }
+
+bool Pager::is_scattered() const noexcept { return core_.is_scattered(); }
 
 Event& Pager::wake_event() noexcept { return core_.wake; }
 

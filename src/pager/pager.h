@@ -74,6 +74,8 @@ class Pager final : public PageMapOps, public HolePolicy, public SpaceObserver {
   [[nodiscard]] std::int64_t background_step() noexcept;
   // Advanced when the background thread should come back early.
   [[nodiscard]] Event& wake_event() noexcept;
+  // Lately the program has touched pages here and there, and the fault thread makes room by itself.
+  [[nodiscard]] bool is_scattered() const noexcept;
 
   // Walks the mappings: registers new ones, forgets old ones, counts when due. Returns whether anything was new.
   bool scan_step() noexcept;

@@ -13,6 +13,9 @@ constexpr std::size_t kPinStretches = 8192;
 constexpr std::size_t kRememberedRefusals = 8192;
 constexpr std::size_t kLaneBufferBytes = Lane::kBufferPages * kPageSize;
 constexpr std::int64_t kNoRoomPause = 1'000'000;
+constexpr std::uint32_t kLoneFaults = 32;
+constexpr std::uint64_t kScatteredBatch = 256;
+constexpr std::int64_t kScatteredFor = 100'000'000;
 
 void raise_peak(PagerStats::Number& peak, std::uint64_t value) {
   std::uint64_t old = peak.load(std::memory_order_relaxed);
@@ -170,6 +173,12 @@ void PagerCore::note_resident() noexcept {
   raise_peak(stats->peak_resident_pages, now);
 }
 
+void PagerCore::note_scattered() noexcept {
+  if (++lone_faults < kLoneFaults) return;
+  lone_faults = kLoneFaults / 2;  // the time is asked now and then only
+  scattered_until.store(space.clock().now_ns() + kScatteredFor, std::memory_order_relaxed);
+}
+
 void PagerCore::raise(Pager::Notice notice) noexcept {
   const auto bit = static_cast<std::uint32_t>(notice);
   if ((raised.fetch_or(bit, std::memory_order_acq_rel) & bit) != 0) return;
@@ -185,7 +194,7 @@ void PagerCore::make_room(std::uint64_t pages, Lane& lane) noexcept {
   const std::uint64_t most = limit();
   if (most == kNoLimit) return;
   const std::uint64_t now = resident.value();
-  if (now + pages + reserve_under(most) / 2 > most) kick();
+  if (now + pages + reserve_under(most) / 2 > most && !is_scattered()) kick();
   if (now + pages <= most) return;
   const std::int64_t time = space.clock().now_ns();
   if (time < no_room_until.load(std::memory_order_relaxed)) {
@@ -193,7 +202,8 @@ void PagerCore::make_room(std::uint64_t pages, Lane& lane) noexcept {
     return;
   }
   stats->back_pressure.fetch_add(1, std::memory_order_relaxed);
-  (void)evict_some(PageCount(std::max(now + pages - most, kClumpPages)), lane, Effort::kFault);
+  const std::uint64_t batch = is_scattered() ? kScatteredBatch : kClumpPages;
+  (void)evict_some(PageCount(std::max(now + pages - most, batch)), lane, Effort::kFault);
   if (resident.value() + pages <= limit()) return;
   // Nothing that could go, or not enough: waiting would not help the program, and trying at each fault would hurt it.
   stats->over_limit.fetch_add(1, std::memory_order_relaxed);

@@ -103,6 +103,13 @@ class PagerCore {
   void note_resident() noexcept;
   // Bounded work to get `pages` more in under the limit. On the thread that owns `lane`.
   void make_room(std::uint64_t pages, Lane& lane) noexcept;
+  // A fault of a program that touches pages here and there, and goes on on the processor of the fault thread. Its victims
+  // lie as scattered as its touches: one flush for each. From another processor each of them interrupts the program, from
+  // this one they cost a fifth. So the background leaves the evicting to the fault thread for a while.
+  void note_scattered() noexcept;
+  [[nodiscard]] bool is_scattered() const noexcept {
+    return space.clock().now_ns() < scattered_until.load(std::memory_order_relaxed);
+  }
   void raise(Pager::Notice notice) noexcept;
   void kick() noexcept;
 
@@ -140,6 +147,8 @@ class PagerCore {
   std::atomic<std::uint64_t> fixed_pages{0};   // of the resident ones, as of the last count
   std::atomic<std::uint64_t> landing_peak{0};  // most landing frames in use at once: so many have memory
   std::atomic<std::int64_t> no_room_until{0};  // making room failed: do not try before
+  // Until then the fault thread makes room by itself: see note_scattered().
+  std::atomic<std::int64_t> scattered_until{0};
   std::atomic<bool> armed{false};              // new mappings are registered at sight
   std::atomic<bool> background_sleeps{false};
   std::atomic<bool> urgent{false};              // the background thread should look at everything again
@@ -175,6 +184,7 @@ class PagerCore {
   // Only the fault thread (lane 0).
   Streams fetch_streams;
   Streams hole_streams;
+  std::uint32_t lone_faults = 0;  // in a row that continued no stream, beside their faulter
 
  private:
   // Gives this process pages of its own where it has none, or (unless `copy`) where that costs nothing.

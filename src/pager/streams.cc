@@ -13,8 +13,9 @@ constexpr std::uint32_t kTooMuchWaste = 160;
 Streams::Stream* Streams::find(PageIndex page, bool* backward) noexcept {
   for (Stream& s : streams_) {
     if (s.last.empty()) continue;
-    // A little ahead of the edge counts too: strided readers skip some pages at each border.
-    const PageCount slack(std::min<std::uint64_t>(s.last.count.raw(), 16));
+    // A little ahead of the edge counts too: strided readers skip some pages at each border. Every second page is a stream
+    // from the start.
+    const PageCount slack(std::clamp<std::uint64_t>(s.last.count.raw(), 2, 16));
     if (s.last.end() <= page && page < s.last.end() + slack && (!s.backward || s.rung == 0)) {
       *backward = false;
       return &s;

@@ -153,11 +153,21 @@ bool Engine::wait_for_need() noexcept {
   }
 }
 
+void Engine::stay_with_the_faulter() noexcept {
+  const int processor = beside_.processor();
+  if (!pager_->is_scattered()) {
+    follows_.move_to(-1);
+  } else if (processor >= 0) {  // else it is choosing anew
+    follows_.move_to(processor);
+  }
+}
+
 void Engine::work() noexcept {
   std::int64_t published = 0;
   for (;;) {
     const std::uint32_t seen = pager_->wake_event().value();
     follow_identity();
+    stay_with_the_faulter();
     look_for_growth();
     std::int64_t pause = pager_->background_step();
     const std::int64_t now = clock_.now_ns();
@@ -172,6 +182,7 @@ void Engine::work() noexcept {
       if (pager_->wake_event().value() != seen) break;
       pause -= slice;
       follow_identity();
+      stay_with_the_faulter();
       look_for_growth();
     }
   }

@@ -21,6 +21,7 @@
 
 #include "base/mutex.h"
 #include "devices/device_spec.h"
+#include "linux/beside_faulter.h"
 #include "linux/clock.h"
 #include "linux/identity.h"
 #include "linux/raw_engine_threads.h"
@@ -80,6 +81,7 @@ class Engine final : private Footprint {
   [[nodiscard]] bool wait_for_need() noexcept;
   void work() noexcept;
   void look_for_growth() noexcept;
+  void stay_with_the_faulter() noexcept;
   void publish() noexcept;
   void tell_notices() noexcept;
   void say(const char* text, const char* detail = "", const char* more = "") const noexcept;
@@ -135,6 +137,8 @@ class Engine final : private Footprint {
   DeviceHandle device_;
   Pager* pager_ = nullptr;
   FaultService* faults_ = nullptr;
+  BesideFaulter beside_{clock_};
+  FollowsFaulter follows_;  // of the background thread
   bool asleep_ = false;  // in a child: the pieces are inherited, but not yet taken over
 
   // Rights. The background thread writes the identity while the fault thread has taken on the last one.

@@ -86,6 +86,8 @@ Result<void> Engine::start_fault_thread() noexcept {
 
 void Engine::fault_entry(void* self) noexcept {
   auto* engine = static_cast<Engine*>(self);
+  engine->beside_.prepare();
+  engine->faults_->set_placement(&engine->beside_);
   for (;;) {
     (void)engine->mmu_->wait_for_message(-1);
     engine->follow_identity_on_fault_thread();
