@@ -174,6 +174,8 @@ class AddressSpace {
     if (!mapping.has(Mapping::kWritable) || (run_kind & PageRun::kZero) != 0) return false;
     return !config_.track_protection || (run_kind & PageRun::kWritten) != 0;
   }
+  // Write-protects what is present in a watched range. False: refused, or the range is gone.
+  [[nodiscard]] bool protect_locked(PageRange range) noexcept REQUIRES(mutex_);
   // Takes a coherent page out of the program into its frame and freezes the slot. False: it stays (pinned, shared).
   [[nodiscard]] bool take_coherent_locked(PageIndex at, std::uint64_t writable_bit) noexcept REQUIRES(mutex_);
   // Re-drives whoever waits for this slot, if anybody does.

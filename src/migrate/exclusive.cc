@@ -5,6 +5,32 @@
 namespace whimbrel {
 namespace {
 
+// A page of a coherent device stays on it (EX-01): it is taken back into its own frame.
+Result<Pfn> take_coherent_page_locked(AddressSpace& space, PageIndex at) REQUIRES(space.mutex()) {
+  const Pfn pfn = space.table().get(at).pfn();
+  Page* page = space.page(pfn);
+  if (!page->try_lock()) return fail(Errc::kAgain, 0, "make_device_exclusive");
+  const bool taken = space.take_coherent_locked(at, PageEntry::kWritable);
+  const PageEntry entry = space.table().get(at);
+  if (!taken || entry.state() != PageState::kMigratingHome || entry.pfn() != pfn) {
+    page->unlock();
+    return fail(Errc::kAgain, 0, "make_device_exclusive");
+  }
+  space.table().update(at, entry.with(PageEntry::kExclusiveMarker).after(PageEvent::kMakeExclusive));
+  page->get();  // the caller's reference, beside the mapping's
+  return pfn;
+}
+
+// Puts a coherent page back into the program; its frame's place is empty afterwards.
+Progress put_back_coherent_locked(AddressSpace& space, PageIndex at, Pfn pfn) REQUIRES(space.mutex()) {
+  const PageIndex frame = space.map_of(pfn)->frame_of(pfn);
+  const Progress back = space.mmu().move(at, frame, PageCount(1), Wake::kNo);
+  if (!back.failed || back.error.code == Errc::kEventPending) return back;
+  const Progress put = space.mmu().copy(at, space.bytes(pfn), PageCount(1), Wake::kNo);
+  if (!put.failed) CHECK(space.mmu().discard({frame, PageCount(1)}).has_value());
+  return put;
+}
+
 // Takes the page out of the program into a fresh frame; the slot says exclusive. kAgain: try from the start.
 Result<Pfn> take_page(AddressSpace& space, PageIndex at) {
   MutexLock hold(space.mutex());
@@ -13,6 +39,7 @@ Result<Pfn> take_page(AddressSpace& space, PageIndex at) {
   if (!mapping || !mapping->range.contains(at)) return fail(Errc::kFault, 0, "make_device_exclusive");
   const PageRange one{at, PageCount(1)};
   if (space.is_quarantined_locked(one)) return fail(Errc::kAgain, 0, "make_device_exclusive");
+  if (space.table().get(at).state() == PageState::kCoherent) return take_coherent_page_locked(space, at);
   if (!space.table().get(at).is_ram()) return fail(Errc::kAgain, 0, "make_device_exclusive");
   if (const Result<void> watched = space.mmu().watch(mapping->range); !watched) return std::unexpected(watched.error());
   if (const Result<void> room = space.table().prepare(one); !room) return std::unexpected(room.error());
@@ -46,12 +73,12 @@ Result<Pfn> make_device_exclusive(AddressSpace& space, VirtualAddress address, c
     if (!mapping || !mapping->range.contains(at) || !mapping->has(Mapping::kWritable)) {
       return fail(Errc::kFault, 0, "make_device_exclusive: no writable mapping");
     }
-    if (mapping->has_any(Mapping::kShared | Mapping::kHugetlb | Mapping::kKernelOwned)) {
-      return fail(Errc::kNotSupported, 0, "make_device_exclusive: not anonymous memory");
-    }
     // Fault it in writable: sharing broken, zero page replaced, device page home, an older exclusivity revoked.
     if (const Result<void> in = space.mmu().populate(one, true); !in && in.error().code != Errc::kAgain) {
       return fail(Errc::kFault, in.error().sys, "make_device_exclusive");
+    }
+    if (mapping->has_any(Mapping::kShared | Mapping::kHugetlb | Mapping::kKernelOwned)) {
+      return fail(Errc::kNotSupported, 0, "make_device_exclusive: not anonymous memory");
     }
     space.notify_start(NotifyEvent::kExclusive, one, owner);
     const Result<Pfn> taken = take_page(space, at);
@@ -77,9 +104,11 @@ bool revoke_exclusive(AddressSpace& space, PageIndex at) noexcept {
         settled = false;
         break;
       }
-      const Progress back = space.mmu().move(at, pfn.frame(), PageCount(1), Wake::kNo);
+      const bool coherent = pfn.is_device();
+      const Progress back = coherent ? put_back_coherent_locked(space, at, pfn)
+                                     : space.mmu().move(at, pfn.frame(), PageCount(1), Wake::kNo);
       Progress put = back;
-      if (back.failed && back.error.code != Errc::kEventPending) {
+      if (!coherent && back.failed && back.error.code != Errc::kEventPending) {
         put = space.mmu().copy(at, space.bytes(pfn), PageCount(1), Wake::kNo);
       }
       if (put.failed && put.error.code == Errc::kEventPending) {
@@ -93,6 +122,11 @@ bool revoke_exclusive(AddressSpace& space, PageIndex at) noexcept {
         page->unlock();
         space.clock().sleep_ns(50'000);
         continue;
+      }
+      if (coherent && !put.failed) {
+        space.table().update(at, entry.without(PageEntry::kWaited).after(PageEvent::kMapCoherent));
+        page->unlock();
+        break;
       }
       space.table().update(at, entry.after(PageEvent::kRestore));
       page->clear_mapping();

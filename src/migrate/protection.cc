@@ -63,6 +63,16 @@ Result<std::size_t> AddressSpace::mapping_above_locked(PageIndex at, Mapping* ou
   return std::size_t{1};
 }
 
+bool AddressSpace::protect_locked(PageRange range) noexcept {
+  for (int tries = 0; tries < 1000; ++tries) {
+    const Result<void> done = mmu_.write_protect(range, true, Wake::kNo);
+    if (done) return true;
+    if (done.error().code != Errc::kEventPending) return false;
+    pump_locked();
+  }
+  return false;
+}
+
 void AddressSpace::protect_present_locked(PageRange range) noexcept {
   // Only what is there: a protected hole would refuse to be moved into. Mappings not watched refuse, and need nothing.
   PageRun runs[64];
@@ -72,7 +82,7 @@ void AddressSpace::protect_present_locked(PageRange range) noexcept {
     if (!n || scanned <= from) return;
     for (std::size_t i = 0; i < *n; ++i) {
       if ((runs[i].kind & PageRun::kPresent) == 0) continue;
-      if (!mmu_.write_protect(runs[i].range, true, Wake::kNo)) return;
+      if (!protect_locked(runs[i].range)) return;
     }
     from = scanned;
   }

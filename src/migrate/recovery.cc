@@ -163,7 +163,8 @@ void AddressSpace::check_invariants() noexcept {
     const Page* head = page(head_of(e.pfn()));
     CHECK(head->refs() != 0, "a slot stands for a free page");
     CHECK(e.pfn().is_device() == (e.state() == PageState::kDevice || e.state() == PageState::kMigratingHome) ||
-              e.state() == PageState::kMigratingHome || e.state() == PageState::kCoherent,
+              e.state() == PageState::kMigratingHome || e.state() == PageState::kCoherent ||
+              e.state() == PageState::kExclusive,
           "state and frame number disagree");
     return true;
   });

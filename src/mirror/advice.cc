@@ -27,6 +27,31 @@ long raw_madvise(void* address, std::size_t bytes, int advice) {
   return sys::call(SYS_madvise, sys::arg(address), static_cast<long>(bytes), advice);
 }
 
+int protection_of(const Mapping& mapping) {
+  return (mapping.has(Mapping::kReadable) ? PROT_READ : 0) | (mapping.has(Mapping::kWritable) ? PROT_WRITE : 0) |
+         (mapping.has(Mapping::kExecutable) ? PROT_EXEC : 0);
+}
+
+// Advice that is a property of the mapping: where it changes, the mapping is cut.
+bool cuts_mappings(int advice) {
+  switch (advice) {
+    case MADV_NORMAL:
+    case MADV_SEQUENTIAL:
+    case MADV_RANDOM:
+    case MADV_DONTFORK:
+    case MADV_DOFORK:
+    case MADV_MERGEABLE:
+    case MADV_UNMERGEABLE:
+    case MADV_HUGEPAGE:
+    case MADV_NOHUGEPAGE:
+    case MADV_DONTDUMP:
+    case MADV_DODUMP:
+    case MADV_WIPEONFORK:
+    case MADV_KEEPONFORK: return true;
+    default: return false;
+  }
+}
+
 // MA-07. 0: what can be prepared is; otherwise a negative errno.
 long prepare_collapse(AddressSpace& space, PageRange range) {
   for (PageIndex base = PageIndex((range.first.raw() + kPagesPerHuge - 1) / kPagesPerHuge * kPagesPerHuge);
@@ -65,10 +90,35 @@ long protect(void* address, std::size_t bytes, int protection) noexcept {
   Session* session = Session::existing();
   if (session == nullptr) return raw();
   const GatePass pass(session->gate());
+  // What has the wanted protection already is passed over. The others are changed in order, until the first gap.
+  const PageRange range = pages(address, bytes);
+  Mapping before[32];
+  std::size_t count = 0;
+  for (PageIndex at = range.first; at < range.end() && count < 32;) {
+    const Result<Mapping> mapping = session->space().mmu().mapping_at_or_above(at);
+    if (!mapping || !mapping->range.contains(at)) break;
+    at = mapping->range.end();
+    if (protection_of(*mapping) != (protection & (PROT_READ | PROT_WRITE | PROT_EXEC))) before[count++] = *mapping;
+  }
+  for (std::size_t i = 0; i < count; ++i) session->note_borders(before[i].range, range);
   MutexLock hold(protection_mutex());
   const long result = raw();
-  if (result == 0) session->space().note_protection_lowered(pages(address, bytes));
+  if (result == 0 || result == -ENOMEM) {
+    for (std::size_t i = 0; i < count; ++i) {
+      session->space().note_protection_lowered(before[i].range.intersect(range));
+    }
+    if (count == 32) session->space().note_protection_lowered(range);
+  }
   return result;
+}
+
+long unmap(void* address, std::size_t bytes) noexcept {
+  Session* session = Session::existing();
+  if (session != nullptr) {
+    const GatePass pass(session->gate());
+    session->note_borders(pages(address, bytes));
+  }
+  return sys::call(SYS_munmap, sys::arg(address), static_cast<long>(bytes));
 }
 
 long remap(void* from, std::size_t old_bytes, std::size_t new_bytes, int flags, void* to) noexcept {
@@ -77,8 +127,13 @@ long remap(void* from, std::size_t old_bytes, std::size_t new_bytes, int flags, 
                      static_cast<long>(target));
   };
   const auto first = reinterpret_cast<std::uint64_t>(from), target = reinterpret_cast<std::uint64_t>(to);
-  const long whole = raw(first, old_bytes, new_bytes, target);
   Session* session = Session::existing();
+  if (session != nullptr) {
+    const GatePass pass(session->gate());
+    if ((flags & MREMAP_DONTUNMAP) == 0) session->note_borders(pages(from, old_bytes));
+    if ((flags & MREMAP_FIXED) != 0) session->note_borders(pages(to, new_bytes));
+  }
+  const long whole = raw(first, old_bytes, new_bytes, target);
   if (whole != -EFAULT || session == nullptr || (flags & MREMAP_FIXED) == 0 || old_bytes != new_bytes) return whole;
   const PageRange range = pages(from, old_bytes);
   Mmu& mmu = session->space().mmu();
@@ -101,6 +156,7 @@ long advise(void* address, std::size_t bytes, int advice) noexcept {
   if (session == nullptr) return raw_madvise(address, bytes, advice);
   const GatePass pass(session->gate());
   AddressSpace& space = session->space();
+  if (cuts_mappings(advice)) session->note_borders(pages(address, bytes));
   if (advice == kGuardInstall) {
     // UN-09: what was there goes, whatever it was; no message tells of it.
     const long result = raw_madvise(address, bytes, advice);

@@ -8,6 +8,9 @@ namespace whimbrel::mirror {
 // mprotect: device pages become the readable flavour (MP-02). All here: 0 (an address for remap) or a negative errno.
 [[nodiscard]] long protect(void* address, std::size_t bytes, int protection) noexcept;
 
+// munmap: no more than what note_borders() says.
+[[nodiscard]] long unmap(void* address, std::size_t bytes) noexcept;
+
 // mremap: the kernel moves a range of several mappings at once, unless they are watched; then it is done piece by piece.
 [[nodiscard]] long remap(void* from, std::size_t old_bytes, std::size_t new_bytes, int flags, void* to) noexcept;
 

@@ -301,17 +301,26 @@ std::uint8_t Mirror::snapshot_byte(HmmPfn word) noexcept {
   const PageMap* map = session_.space().map_of(word.pfn());
   if (map == nullptr) return byte;
   if (map->type() == MemoryType::kPrivate) return byte | kProtPrivateLocal;
+  byte &= static_cast<std::uint8_t>(~kProtPmd);  // whatever the kernel has made of base pages since
   return byte | (map == &node_.map() ? kProtCoherentLocal : kProtCoherentRemote);
 }
 
 int Mirror::exclusive(Command& command, CallerBuffer& buffer) noexcept {
   const PageRange range{PageIndex(command.addr >> kPageShift), PageCount(command.npages)};
   for (PageIndex at = range.first; at < range.end(); ++at) {
-    session_.dissolve_zero_units({at, PageCount(1)});
+    Mmu& mmu = session_.space().mmu();
+    const Result<Mapping> mapping = mmu.mapping_at_or_above(at);
+    if (mapping && mapping->range.contains(at) && mapping->has(Mapping::kWritable)) {
+      session_.dissolve_zero_units({at, PageCount(1)});
+      (void)mmu.populate({at, PageCount(1)}, true);
+    }
     const bool huge = is_huge_ram(session_.space(), at);
     const Result<Pfn> frame = make_device_exclusive(session_.space(), at.address(), nullptr);
     if (!frame) return errno_of(frame.error());
-    if (huge) fill_zero_pages(session_.space(), at);
+    if (huge) {
+      fill_zero_pages(session_.space(), at);
+      session_.note_exclusive_unit(at.huge_base());
+    }
     {
       MutexLock hold(mutex_);
       if (!table_.prepare({at, PageCount(1)})) {

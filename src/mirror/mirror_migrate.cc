@@ -50,8 +50,9 @@ int Mirror::block_to_device(PageRange block) noexcept {
   session_.dissolve_zero_units(block);
   {
     const LockLift unlocked(space, block);
-    session_.unshare(block);
     const ProtectionLift lift(space, block);
+    session_.revoke_split_exclusives(block);
+    session_.unshare(block);
     args.read_only = lift.lifted();
     // Memory that the program watches itself: nothing moves, and no more is wrong with it.
     if (!migrate_vma_setup(space, args)) return is_ordinary(space, block.first) ? 0 : -EINVAL;

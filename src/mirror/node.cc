@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "migrate/exclusive.h"
 #include "mirror/mirror.h"
 #include "mirror/protection_lift.h"
 #include "mirror/session.h"
@@ -184,6 +185,14 @@ void Node::evict_run(Pfn first, std::uint64_t pages) noexcept {
   const PageRange home = moves && page->is_mapped() ? PageRange{page->mapped_at(), PageCount(pages)} : PageRange{};
   const LockLift unlocked(space_, home);
   const ProtectionLift lift(space_, home);
+  if (coherent()) {
+    for (std::uint64_t i = 0; i < pages; ++i) {  // EX-08
+      const Page* piece = map_->find(first + PageCount(i));
+      if (piece->is_mapped() && space_.entry(piece->mapped_at()).state() == PageState::kExclusive) {
+        (void)revoke_exclusive(space_, piece->mapped_at());
+      }
+    }
+  }
   MigrateWord src[kPagesPerHuge], dst[kPagesPerHuge];
   migrate_device_range(space_, src, first, pages);
   for (std::uint64_t i = 0; i < pages; ++i) {

@@ -136,9 +136,14 @@ EXPORT void* mmap(void* address, size_t bytes, int protection, int flags, int fd
   if (fd >= 0 && (flags & MAP_ANONYMOUS) == 0 && mirror::is_mirror(fd)) {
     return give<void*>(mirror::map_node(address, bytes, protection, flags));
   }
+  Session* session = Session::existing();
+  if (session != nullptr && (flags & MAP_FIXED) != 0) {
+    mirror::GatePass pass(session->gate());
+    const auto from = reinterpret_cast<std::uint64_t>(address);
+    session->note_borders(whimbrel::PageRange::touching(whimbrel::VirtualAddress(from), whimbrel::VirtualAddress(from + bytes)));
+  }
   const long at = sys::call(SYS_mmap, sys::arg(address), static_cast<long>(bytes), protection, flags, fd, offset);
   constexpr int kUnwatched = MAP_SHARED | MAP_STACK | MAP_GROWSDOWN | MAP_HUGETLB;
-  Session* session = Session::existing();
   if ((flags & MAP_LOCKED) != 0) mirror::memory_was_locked().store(true);
   if (session != nullptr && (at > 0 || at < -4095) && (flags & MAP_ANONYMOUS) != 0 && (flags & kUnwatched) == 0) {
     const auto from = static_cast<std::uint64_t>(at);
@@ -150,6 +155,8 @@ EXPORT void* mmap(void* address, size_t bytes, int protection, int flags, int fd
 EXPORT void* mmap64(void* address, size_t bytes, int protection, int flags, int fd, off_t offset) {
   return mmap(address, bytes, protection, flags, fd, offset);
 }
+
+EXPORT int munmap(void* address, size_t bytes) noexcept { return give<int>(mirror::unmap(address, bytes)); }
 
 EXPORT void* mremap(void* from, size_t old_bytes, size_t new_bytes, int flags, ...) noexcept {
   va_list arguments;

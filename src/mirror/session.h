@@ -52,6 +52,10 @@ class Session final : public HolePolicy, public SpaceObserver {
   // Memory of the program that device commands may be about: its holes are ours to fill from now on, as the kernel with
   // devices would fill them. Silently nothing where that is impossible.
   void watch(PageRange range) noexcept;
+  // The program is about to change a range that may cut mappings in two. A border inside a 2 MiB unit that lay in one
+  // mapping costs the devices all they know of that unit (UN-04).
+  void note_borders(PageRange changed) noexcept;
+  void note_borders(PageRange mapping, PageRange changed) noexcept;
   // A fresh mapping of a node (MM-01): filled with read-only zeros; commands that migrate refuse it.
   void add_node_mapping(PageRange range) noexcept;
   [[nodiscard]] bool is_node_mapping(PageIndex page) noexcept;
@@ -60,6 +64,10 @@ class Session final : public HolePolicy, public SpaceObserver {
   void dissolve_zero_units(PageRange range) noexcept;
   // Pages that a fork left shared become this process's own, of the readable flavour.
   void unshare(PageRange range) noexcept;
+  // Base slots of a huge page that became exclusive: the kernel gives the exclusivity up when it splits the page for a
+  // migration of the rest.
+  void note_exclusive_unit(PageIndex base) noexcept EXCLUDES(mutex_);
+  void revoke_split_exclusives(PageRange range) noexcept;
   // The program registers the range with a userfaultfd of its own: ours goes, if nothing is away there.
   void yield_to_application(PageRange range) noexcept;
   // What other processes of the family have done to pages that this one shares.
@@ -88,9 +96,11 @@ class Session final : public HolePolicy, public SpaceObserver {
   [[nodiscard]] Result<void> start_fault_thread() noexcept;
   void park_fault_thread() noexcept;
   void park() noexcept;
-  void unshare_run_locked(PageRange run, bool huge) noexcept REQUIRES(space_->mutex());
+  void unshare_unit_locked(PageRange unit) noexcept REQUIRES(space_->mutex());
+  void own_run(PageRange run) noexcept;
   void note_zero_unit(PageIndex base) noexcept EXCLUDES(mutex_);
   [[nodiscard]] bool take_zero_unit(PageIndex base) noexcept EXCLUDES(mutex_);
+  void dissolve_zero_unit(PageRange unit, PageRange hole) noexcept;
   void dissolve_unit_locked(PageRange unit, PageRange hole) noexcept REQUIRES(space_->mutex());
   [[nodiscard]] static bool wants_huge(AddressSpace& space, PageIndex page) noexcept;
   [[nodiscard]] bool install_huge_zeros_locked(AddressSpace& space, PageRange unit, bool writable) noexcept
@@ -120,6 +130,7 @@ class Session final : public HolePolicy, public SpaceObserver {
   std::size_t watched_next_ GUARDED_BY(mutex_) = 0;
   std::array<PageRange, 64> node_mappings_ GUARDED_BY(mutex_){};
   std::array<PageIndex, 256> zero_units_ GUARDED_BY(mutex_){};  // 0: free; what stands for the huge zero page
+  std::array<PageIndex, 64> exclusive_units_ GUARDED_BY(mutex_){};
   std::uint64_t home_seen_ = 0;  // of the family's record; by whoever holds following_
   std::array<std::uint64_t, kNodes> evictions_seen_{};
   Mutex following_;

@@ -48,6 +48,23 @@ void Session::watch(PageRange range) noexcept {
   watched_next_ = (watched_next_ + 1) % watched_.size();
 }
 
+void Session::note_borders(PageRange changed) noexcept {
+  for (const PageIndex border : {changed.first, changed.end()}) {
+    const Result<Mapping> mapping = mmu_->mapping_at_or_above(border);
+    if (mapping && mapping->range.contains(border)) note_borders(mapping->range, changed);
+  }
+}
+
+void Session::note_borders(PageRange mapping, PageRange changed) noexcept {
+  for (const PageIndex border : {changed.first, changed.end()}) {
+    const PageRange unit{border.huge_base(), PageCount(kPagesPerHuge)};
+    if (border.is_huge_aligned() || !mapping.contains(unit) || border == mapping.first) continue;
+    dissolve_zero_unit(unit, {});  // the kernel makes base zero pages of it
+    space_->notify_start(NotifyEvent::kClear, unit, nullptr);
+    space_->notify_end(NotifyEvent::kClear, unit, nullptr);
+  }
+}
+
 void Session::yield_to_application(PageRange range) noexcept {
   MutexLock hold(space_->mutex());
   space_->pump_locked();
@@ -139,12 +156,16 @@ bool Session::take_zero_unit(PageIndex base) noexcept {
 
 void Session::dissolve_zero_units(PageRange range) noexcept {
   for (PageIndex base = range.first.huge_base(); base < range.end(); base = base + PageCount(kPagesPerHuge)) {
-    if (!take_zero_unit(base)) continue;
     const PageRange unit{base, PageCount(kPagesPerHuge)};
-    ProtectionLift lift(*space_, unit);
-    MutexLock hold(space_->mutex());
-    dissolve_unit_locked(unit, range.intersect(unit));
+    dissolve_zero_unit(unit, range.intersect(unit));
   }
+}
+
+void Session::dissolve_zero_unit(PageRange unit, PageRange hole) noexcept {
+  if (!take_zero_unit(unit.first)) return;
+  ProtectionLift lift(*space_, unit);
+  MutexLock hold(space_->mutex());
+  dissolve_unit_locked(unit, hole);
 }
 
 void Session::dissolve_unit_locked(PageRange unit, PageRange hole) noexcept {

@@ -1,8 +1,12 @@
 // Pages in RAM that a fork has left shared: the kernel migrates the one page for everybody, a MOVE refuses it. This
 // process gets a copy of its own first, which keeps the readable flavour, so that the device page has it too (UA-06).
-#include <cstring>
+// A huge page would be split by that, so it is copied here.
+#include <sys/syscall.h>
+#include <sys/uio.h>
 
+#include "base/syscall.h"
 #include "linux/sys.h"
+#include "migrate/exclusive.h"
 #include "mirror/session.h"
 
 namespace whimbrel::mirror {
@@ -16,6 +20,14 @@ std::uint64_t shared_run(Mmu& mmu, PageIndex at, PageIndex end, bool* shared) {
   return n;
 }
 
+// Bytes of the program that are there; nothing is faulted in.
+bool read_pages(PageRange range, std::byte* to) {
+  const iovec local{to, range.count.bytes()};
+  const iovec remote{reinterpret_cast<void*>(range.first.address().raw()), range.count.bytes()};
+  return sys::call(SYS_process_vm_readv, sys::getpid(), sys::arg(&local), 1, sys::arg(&remote), 1) ==
+         static_cast<long>(range.count.bytes());
+}
+
 }  // namespace
 
 void Session::unshare(PageRange range) noexcept {
@@ -25,42 +37,81 @@ void Session::unshare(PageRange range) noexcept {
     const PageRange part = PageRange::between(at, unit_end < range.end() ? unit_end : range.end());
     at = part.end();
     PageRun runs[kPagesPerHuge];
-    MutexLock hold(space_->mutex());
-    space_->pump_locked();
     const Result<std::size_t> found = mmu_->scan(part, runs, nullptr);
     for (std::size_t i = 0; found && i < *found; ++i) {
       const std::uint32_t kind = runs[i].kind;
       if ((kind & PageRun::kPresent) == 0 || (kind & (PageRun::kFile | PageRun::kZero)) != 0) continue;
-      const bool whole = (kind & PageRun::kHuge) != 0;
-      if (whole && runs[i].range.count.raw() != kPagesPerHuge) continue;  // a part of a huge page: the kernel splits it
-      for (PageIndex page = runs[i].range.first; page < runs[i].range.end();) {
+      const PageRange run = runs[i].range;
+      if ((kind & PageRun::kHuge) != 0 && run.count.raw() == kPagesPerHuge && mmu_->is_shared(run.first).value_or(false)) {
+        MutexLock hold(space_->mutex());
+        space_->pump_locked();
+        unshare_unit_locked(run);
+        continue;
+      }
+      // A part of a huge page: the kernel splits it all the same.
+      if ((kind & PageRun::kHuge) != 0 && run.count.raw() != kPagesPerHuge) continue;
+      for (PageIndex page = run.first; page < run.end();) {
         bool shared = false;
-        const std::uint64_t n = shared_run(*mmu_, page, runs[i].range.end(), &shared);
-        if (shared) unshare_run_locked({page, PageCount(n)}, whole && n == kPagesPerHuge);
+        const std::uint64_t n = shared_run(*mmu_, page, run.end(), &shared);
+        // What is protected was shared once: even with nobody left to share it, it moves only after a write.
+        if (shared || (kind & PageRun::kWritten) == 0) own_run({page, PageCount(n)});
         page = page + PageCount(n);
       }
     }
   }
 }
 
-void Session::unshare_run_locked(PageRange run, bool huge) noexcept {
-  if (space_->table().next_used(run.first, run.end()) != run.end()) return;
+void Session::note_exclusive_unit(PageIndex base) noexcept {
+  MutexLock hold(mutex_);
+  for (const PageIndex known : exclusive_units_) {
+    if (known == base) return;
+  }
+  for (PageIndex& slot : exclusive_units_) {
+    if (slot != PageIndex()) continue;
+    slot = base;
+    return;
+  }
+}
+
+void Session::revoke_split_exclusives(PageRange range) noexcept {
+  for (PageIndex base = range.first.huge_base(); base < range.end(); base = base + PageCount(kPagesPerHuge)) {
+    bool known = false;
+    {
+      MutexLock hold(mutex_);
+      for (PageIndex& slot : exclusive_units_) {
+        if (slot == PageIndex() || slot != base) continue;
+        known = true;
+        slot = PageIndex();
+      }
+    }
+    if (!known) continue;
+    for (PageIndex at = base; at < base + PageCount(kPagesPerHuge); ++at) {
+      if (space_->entry(at).state() != PageState::kExclusive || !revoke_exclusive(*space_, at)) continue;
+      MutexLock hold(space_->mutex());
+      (void)space_->protect_locked({at, PageCount(1)});
+    }
+  }
+}
+
+void Session::own_run(PageRange run) noexcept {
+  (void)mmu_->write_protect(run, false, Wake::kYes);
+  (void)mmu_->populate(run, true);  // the kernel copies what is shared, and leaves in place what is not
+  MutexLock hold(space_->mutex());
+  (void)space_->protect_locked(run);
+}
+
+void Session::unshare_unit_locked(PageRange unit) noexcept {
+  if (space_->table().next_used(unit.first, unit.end()) != unit.end()) return;
   // From here on nobody can write, so a copy stays good; whoever touches a page that is gone waits for the lock.
-  if (!mmu_->write_protect(run, true, Wake::kNo)) return;
-  const Result<Pfn> frame = huge ? space_->alloc_huge_frame() : space_->alloc_frames(run.count);
+  if (!space_->protect_locked(unit)) return;
+  const Result<Pfn> frame = space_->alloc_huge_frame();
   if (!frame) return;
   std::byte* const copy = space_->bytes(*frame);
-  std::memcpy(copy, reinterpret_cast<const void*>(run.first.address().raw()), run.count.bytes());
-  if (discarder_.discard_locked(*space_, run)) {
-    PageCount done;
-    if (huge) {
-      const Progress moved = mmu_->move(run.first, frame->frame(), run.count, Wake::kNo);
-      done = moved.done;
-      (void)mmu_->write_protect({run.first, done}, true, Wake::kNo);
-    }
-    for (int tries = 0; done < run.count && tries < 1000; ++tries) {
-      const Progress put =
-          mmu_->copy(run.first + done, copy + done.bytes(), run.count - done, Wake::kNo, true);
+  if (read_pages(unit, copy) && discarder_.discard_locked(*space_, unit)) {
+    PageCount done = mmu_->move(unit.first, frame->frame(), unit.count, Wake::kNo).done;
+    (void)space_->protect_locked({unit.first, done});
+    for (int tries = 0; done < unit.count && tries < 1000; ++tries) {
+      const Progress put = mmu_->copy(unit.first + done, copy + done.bytes(), unit.count - done, Wake::kNo, true);
       done += put.done;
       if (!put.failed) break;
       if (put.error.code == Errc::kEventPending) space_->pump_locked();
@@ -68,13 +119,9 @@ void Session::unshare_run_locked(PageRange run, bool huge) noexcept {
       else break;  // unmapped meanwhile
     }
   }
-  if (huge) {
-    space_->page(*frame)->unlock();
-    space_->put_page(*frame);
-  } else {
-    space_->free_frames(*frame, run.count);
-  }
-  mmu_->wake(run);
+  space_->page(*frame)->unlock();
+  space_->put_page(*frame);
+  mmu_->wake(unit);
 }
 
 }  // namespace whimbrel::mirror

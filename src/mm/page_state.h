@@ -9,6 +9,7 @@
 //    └───────────────── kMigratingHome ◄───────────────────────────────── ┄┄┄┄┄┄┄┘
 //   kRam ──make_exclusive──► kExclusive ──restore──► kRam        kDevice ──lose──► kPoisoned ──drop──► kRam
 //   kCommitted, kMigratingHome ──map_coherent──► kCoherent ──collect_home──► kMigratingHome     kRam ──populate_coherent──► kCoherent
+//   A coherent page becomes exclusive from kMigratingHome and goes back to kCoherent by map_coherent.
 //   drop (munmap, DONTNEED): any resting state ──► kRam. A migrating state is dropped too: whoever finalizes finds the
 //   slot no longer his and frees the page.
 //
@@ -58,7 +59,9 @@ enum class PageEvent : std::uint8_t {
     case E::kFinish: if (state == S::kCommitted || state == S::kMigratingHome) return S::kDevice; break;
     case E::kPopulate: if (state == S::kRam) return S::kDevice; break;
     case E::kCollectHome: if (state == S::kDevice || state == S::kCoherent) return S::kMigratingHome; break;
-    case E::kMapCoherent: if (state == S::kCommitted || state == S::kMigratingHome) return S::kCoherent; break;
+    case E::kMapCoherent:
+      if (state == S::kCommitted || state == S::kMigratingHome || state == S::kExclusive) return S::kCoherent;
+      break;
     case E::kPopulateCoherent: if (state == S::kRam) return S::kCoherent; break;
     case E::kRestore:
       if (state == S::kMigratingOut || state == S::kCommitted || state == S::kMigratingHome || state == S::kExclusive) {
@@ -66,7 +69,7 @@ enum class PageEvent : std::uint8_t {
       }
       break;
     case E::kReturnToDevice: if (state == S::kMigratingHome) return S::kDevice; break;
-    case E::kMakeExclusive: if (state == S::kMigratingOut) return S::kExclusive; break;
+    case E::kMakeExclusive: if (state == S::kMigratingOut || state == S::kMigratingHome) return S::kExclusive; break;
     case E::kLose: if (state == S::kDevice || state == S::kMigratingHome) return S::kPoisoned; break;
     case E::kDrop: return S::kRam;
   }

@@ -25,7 +25,8 @@ TEST(PageState, ExactlyTheseTransitionsExist) {
   const std::set<std::pair<std::pair<S, E>, S>> edges = {
       {{S::kRam, E::kCollect}, S::kMigratingOut},        {{S::kRam, E::kPopulate}, S::kDevice},
       {{S::kMigratingOut, E::kCommit}, S::kCommitted},   {{S::kMigratingOut, E::kRestore}, S::kRam},
-      {{S::kMigratingOut, E::kMakeExclusive}, S::kExclusive},
+      {{S::kMigratingOut, E::kMakeExclusive}, S::kExclusive}, {{S::kMigratingHome, E::kMakeExclusive}, S::kExclusive},
+      {{S::kExclusive, E::kMapCoherent}, S::kCoherent},
       {{S::kCommitted, E::kFinish}, S::kDevice},         {{S::kCommitted, E::kRestore}, S::kRam},
       {{S::kDevice, E::kCollectHome}, S::kMigratingHome}, {{S::kDevice, E::kLose}, S::kPoisoned},
       {{S::kMigratingHome, E::kRestore}, S::kRam},       {{S::kMigratingHome, E::kReturnToDevice}, S::kDevice},
