@@ -51,6 +51,10 @@ class UserfaultMmu final : public Mmu {
   // Where all windows are and will be: the pager must leave these pages alone.
   [[nodiscard]] PageRange window_range() const noexcept { return windows_.range(); }
 
+  // What the engine itself writes to with its lock held can lie in one mapping with memory of the program: watch() leaves
+  // these pages out. At most four ranges, before the first watch().
+  void never_watch(PageRange range) noexcept;
+
   // In a forked child while it has one thread: frees locks that a thread of the parent may have held.
   void reset_after_fork() noexcept;
   // In a forked child, after reset_after_fork(): a fresh descriptor set, on the same rung or the next one that works.
@@ -128,6 +132,7 @@ class UserfaultMmu final : public Mmu {
   Descriptors fds_;
   WindowSpace windows_;
   std::atomic<bool> interrupted_{false};
+  PageRange never_watched_[4];
   std::atomic<bool> report_sharing_{false};
   PageRange watched_part_;  // between begin_moves_into() and end_moves_into(); guarded by the caller's lock
   // What the running kernel turned out not to know; found out by the first call that needs it.

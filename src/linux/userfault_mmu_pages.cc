@@ -75,7 +75,26 @@ Result<void> UserfaultMmu::unregister_range(PageRange range) noexcept {
 }
 
 Result<void> UserfaultMmu::watch(PageRange range) noexcept {
+  for (const PageRange& never : never_watched_) {
+    if (never.empty() || !range.overlaps(never)) continue;
+    // Around it; the parts may meet another such range.
+    const PageRange before = PageRange::between(range.first, never.first);
+    const PageRange after = PageRange::between(never.end(), range.end());
+    if (!before.empty()) {
+      if (const Result<void> watched = watch(before); !watched) return watched;
+    }
+    return after.empty() ? Result<void>{} : watch(after);
+  }
   return register_range(range, UFFDIO_REGISTER_MODE_MISSING | (abilities_.write_protect ? UFFDIO_REGISTER_MODE_WP : 0));
+}
+
+void UserfaultMmu::never_watch(PageRange range) noexcept {
+  for (PageRange& slot : never_watched_) {
+    if (!slot.empty()) continue;
+    slot = range;
+    return;
+  }
+  CHECK(false, "too many ranges that are never to be watched");
 }
 
 Result<void> UserfaultMmu::unwatch(PageRange range) noexcept { return unregister_range(range); }

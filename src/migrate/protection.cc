@@ -41,6 +41,8 @@ void AddressSpace::note_shared_by_fork() noexcept {
   constexpr std::uint64_t kLowered = PageEntry::kWritable | PageEntry::kExclusiveMarker;
   if (!config_.track_protection) return lower_entries_locked(PageRange::between(PageIndex(), kEnd), kLowered);
   Mapping mappings[32];
+  // The stack of the thread that is doing this: a write to it would wait for ever for the lock that is held here.
+  const PageIndex stack = PageIndex::of(VirtualAddress(static_cast<const void*>(mappings)));
   for (PageIndex at; at < kEnd;) {
     const Result<std::size_t> found = config_.details_in_child ? mmu_.detailed_mappings(at, mappings)
                                                                : mapping_above_locked(at, &mappings[0]);
@@ -51,6 +53,7 @@ void AddressSpace::note_shared_by_fork() noexcept {
       // FK-12: what a child does not get is shared with nobody.
       if (mapping.has_any(Mapping::kWipeOnFork | Mapping::kDontFork)) continue;
       lower_entries_locked(mapping.range, kLowered);
+      if (mapping.range.contains(stack)) continue;
       if (mapping.is_private_anonymous() && mapping.has(Mapping::kWritable)) protect_present_locked(mapping.range);
     }
   }

@@ -319,6 +319,8 @@ int Mirror::exclusive(Command& command, CallerBuffer& buffer) noexcept {
     if (!frame) return errno_of(frame.error());
     if (huge) {
       fill_zero_pages(session_.space(), at);
+      volatile std::byte* taken = session_.space().bytes(*frame);
+      *taken = *taken;  // the page itself may be the zero page by now
       session_.note_exclusive_unit(at.huge_base());
     }
     {

@@ -1,5 +1,6 @@
 #include "mirror/session.h"
 
+#include <link.h>
 #include <pthread.h>
 #include <signal.h>
 
@@ -46,6 +47,22 @@ Result<Session*> Session::get() noexcept {
   return session;
 }
 
+// The library's own variables: the kernel may join the mapping behind them with one of the program.
+void Session::exclude_own_data() noexcept {
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, std::size_t, void* given) {
+        const auto own = reinterpret_cast<std::uint64_t>(&g_session);
+        for (int i = 0; i < info->dlpi_phnum; ++i) {
+          const auto& segment = info->dlpi_phdr[i];
+          const std::uint64_t from = info->dlpi_addr + segment.p_vaddr, to = from + segment.p_memsz;
+          if (segment.p_type != PT_LOAD || own < from || own >= to) continue;
+          static_cast<UserfaultMmu*>(given)->never_watch(PageRange::touching(VirtualAddress(from), VirtualAddress(to)));
+        }
+        return 0;
+      },
+      mmu_);
+}
+
 Result<void> Session::start() noexcept {
   if (const Result<void> opened = source_.open({.bytes = std::uint64_t{16} << 30}); !opened) return opened;
   UserfaultMmu::Options options;
@@ -53,6 +70,7 @@ Result<void> Session::start() noexcept {
   const Result<UserfaultMmu*> mmu = UserfaultMmu::create(source_, options);
   if (!mmu) return std::unexpected(mmu.error());
   mmu_ = *mmu;
+  exclude_own_data();
   AddressSpace::Config config;
   config.break_sharing = true;
   config.track_protection = mmu_->abilities().write_protect;

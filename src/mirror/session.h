@@ -93,6 +93,7 @@ class Session final : public HolePolicy, public SpaceObserver {
  private:
   Session() noexcept = default;
   [[nodiscard]] Result<void> start() noexcept;
+  void exclude_own_data() noexcept;
   [[nodiscard]] Result<void> start_fault_thread() noexcept;
   void park_fault_thread() noexcept;
   void park() noexcept;
