@@ -13,11 +13,13 @@
 
 #include <cerrno>
 #include <cstdarg>
+#include <cstdio>
 #include <cstring>
 
 #include "base/syscall.h"
 #include "mirror/advice.h"
 #include "mirror/descriptor.h"
+#include "mirror/proc_files.h"
 #include "mirror/protection_lift.h"
 #include "mirror/session.h"
 
@@ -41,7 +43,9 @@ T give(long result) {
 
 int open_any(int directory, const char* path, int flags, unsigned mode) {
   if (const auto minor = mirror::minor_of_path(path)) return give<int>(mirror::open_mirror(*minor, flags));
-  return give<int>(sys::call(SYS_openat, directory, sys::arg(path), flags | O_LARGEFILE, mode));
+  const int fd = give<int>(sys::call(SYS_openat, directory, sys::arg(path), flags | O_LARGEFILE, mode));
+  if (fd >= 0 && mirror::is_own_pagemap(path)) mirror::note_pagemap(fd);
+  return fd;
 }
 
 unsigned mode_of(int flags, va_list arguments) {
@@ -124,8 +128,19 @@ EXPORT int ioctl(int fd, unsigned long request, ...) {
 
 EXPORT ssize_t read(int fd, void* buffer, size_t bytes) {
   if (mirror::is_mirror(fd)) return give<ssize_t>(-EINVAL);
-  return give<ssize_t>(sys::call(SYS_read, fd, sys::arg(buffer), static_cast<long>(bytes)));
+  return give<ssize_t>(mirror::read_file(fd, buffer, bytes, -1));
 }
+EXPORT ssize_t pread(int fd, void* buffer, size_t bytes, off_t offset) {
+  if (offset < 0) return give<ssize_t>(-EINVAL);
+  return give<ssize_t>(mirror::read_file(fd, buffer, bytes, offset));
+}
+EXPORT ssize_t pread64(int fd, void* buffer, size_t bytes, off_t offset) { return pread(fd, buffer, bytes, offset); }
+
+EXPORT FILE* fopen(const char* path, const char* mode) {
+  static auto* const real = reinterpret_cast<FILE* (*)(const char*, const char*)>(dlsym(RTLD_NEXT, "fopen"));
+  return mirror::is_own_pagemap(path) ? mirror::open_pagemap_stream(path, mode) : real(path, mode);
+}
+EXPORT FILE* fopen64(const char* path, const char* mode) { return fopen(path, mode); }
 
 EXPORT ssize_t write(int fd, const void* buffer, size_t bytes) {
   if (mirror::is_mirror(fd)) return give<ssize_t>(-EINVAL);
