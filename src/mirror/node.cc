@@ -254,13 +254,58 @@ void Node::follow_home(const HomeRecord& record) noexcept {
   const Pfn end = record.first + record.count;
   for (Pfn at = record.first; at < end;) {
     const Page* page = map_->find(at);
-    const bool ours = page != nullptr && !page->is_tail() && page->refs() != 0 &&
+    const Pfn head = space_.head_of(at);
+    const Page* folio = map_->find(head);
+    const bool ours = page != nullptr && folio->refs() != 0 &&
                       shared_in_[index(at)].load(std::memory_order_acquire) == record.generation;
-    const std::uint64_t n = ours ? run_length(at, end) : 1;
-    // A unit that is whole here comes home whole, or not at all when it was split elsewhere.
-    if (ours && at + PageCount(n) <= end) evict_run(at, n);
-    at = at + PageCount(n);
+    if (!ours) {
+      at = at + PageCount(1);
+      continue;
+    }
+    const std::uint64_t n = head == at ? run_length(at, end) : 0;
+    if (n != 0 && at + PageCount(n) <= end) {
+      evict_run(at, n);
+      at = at + PageCount(n);
+      continue;
+    }
+    // A unit that is whole here and was split there: only the pages that came home there do so here.
+    const PageCount part = end - at;
+    if (const PageRange range = mapped_range(at, part); !range.empty()) bring_home(range);
+    return;
   }
+}
+
+PageRange Node::mapped_range(Pfn first, PageCount count) noexcept {
+  MutexLock hold(space_.mutex());
+  const Page* head = map_->find(space_.head_of(first));
+  if (!head->is_mapped()) return {};
+  if (!space_.table().get(head->mapped_at()).is_huge()) {
+    const Page* page = map_->find(first);
+    return page->is_mapped() ? PageRange{page->mapped_at(), PageCount(1)} : PageRange{};
+  }
+  return {head->mapped_at() + (first - space_.head_of(first)), count};
+}
+
+void Node::bring_home(PageRange range) noexcept {
+  MigrateWord src[kPagesPerHuge], dst[kPagesPerHuge];
+  MigrateVma args;
+  args.start = range.first.address();
+  args.end = range.end().address();
+  args.src = src;
+  args.dst = dst;
+  args.pgmap_owner = this;
+  args.flags = select_flag();
+  if (!migrate_vma_setup(space_, args)) return;
+  for (std::uint64_t i = 0; i < args.npages; ++i) {
+    if (!src[i].migrating() || !src[i].valid()) continue;
+    const Result<Pfn> to = space_.alloc_frames(PageCount(1));
+    if (!to) continue;
+    std::memcpy(space_.bytes(*to), bytes(src[i].pfn()), kPageSize);
+    dst[i] = MigrateWord::of(*to);
+  }
+  migrate_vma_pages(space_, args);
+  Session::of(space_).forget_everywhere(*this, range);
+  migrate_vma_finalize(space_, args);
 }
 
 void Node::evict(bool destroy) noexcept {

@@ -54,6 +54,10 @@ class Node final : public PageMapOps {
  private:
   Node(AddressSpace& space, int minor) noexcept : space_(space), minor_(minor) {}
   [[nodiscard]] bool add_chunk_locked(bool huge) noexcept REQUIRES(mutex_);
+  // Where these pages of one folio are mapped; empty when they are not. A folio in pieces: the first page only.
+  [[nodiscard]] PageRange mapped_range(Pfn first, PageCount count) noexcept;
+  // The pages of this node in the range, as base pages.
+  void bring_home(PageRange range) noexcept;
   void drop_page_table(PageRange unit) noexcept;
   void evict_chunk(std::uint64_t chunk) noexcept;
   // Pages that lie next to each other here and in the program (at most 512) come home.
