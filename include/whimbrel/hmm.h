@@ -65,7 +65,7 @@ int hmm_range_fault(struct hmm_range *range) WHIMBREL_CALL(hmm_range_fault);
 /* Takes a page away from the CPU for a while (EX-01..EX-10): the device alone reaches its bytes, at page_address(). The
  * folio comes locked and with one reference, both the caller's: until he drops them nobody gets the page back; afterwards
  * the next touch takes it, and everybody hears CLEAR. An ERR_PTR(): EFAULT no writable mapping; EOPNOTSUPP not anonymous
- * memory; EBUSY pinned, or a fork is under way; EINVAL not in a registered range; ENOMEM. Not from a callback. */
+ * memory; EBUSY pinned or locked, or a fork is under way; EINVAL not in a registered range; ENOMEM. Not from a callback. */
 struct page *make_device_exclusive(struct mm_struct *mm, unsigned long addr, void *owner, struct folio **foliop)
     WHIMBREL_CALL(make_device_exclusive);
 

@@ -511,6 +511,10 @@ TEST_F(Interface, AnExclusivePageIsTheDevicesUntilItIsTouched) {  // EX-01..EX-0
   mprotect(memory.at(8), PAGE_SIZE, PROT_READ);
   EXPECT_EQ(PTR_ERR(make_device_exclusive(mm, memory.address(8), this, &held)), -EFAULT);
   mprotect(memory.at(8), PAGE_SIZE, PROT_READ | PROT_WRITE);
+  if (mlock(memory.at(9), PAGE_SIZE) == 0) {
+    EXPECT_EQ(PTR_ERR(make_device_exclusive(mm, memory.address(9), this, &held)), -EBUSY);
+    munlock(memory.at(9), PAGE_SIZE);
+  }
   mmu_interval_notifier_remove(&watcher.sub);
 }
 

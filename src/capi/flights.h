@@ -12,9 +12,9 @@ namespace whimbrel::capi {
 
 class Flight {
  public:
-  bool outbound = false;  // holds the gate
-  bool paged = false;     // the pages step has run
-  int thread = 0;         // kernel id of the thread that began it
+  bool paged = false;  // the pages step has run
+  // Kernel id of the thread that began it, if it holds the gate; 0: it does not. Read by forking threads.
+  std::atomic<int> outbound_thread{0};
 
  private:
   friend class Flights;
@@ -30,7 +30,7 @@ class Flights {
       const void* expected = nullptr;
       if (!flight.key_.compare_exchange_strong(expected, src, std::memory_order_acq_rel)) continue;
       count_.fetch_add(1, std::memory_order_acq_rel);
-      flight.outbound = flight.paged = false;
+      flight.paged = false;
       return &flight;
     }
     return nullptr;
@@ -44,6 +44,7 @@ class Flights {
     return nullptr;
   }
   void end(Flight* flight) noexcept {
+    flight->outbound_thread.store(0, std::memory_order_release);
     flight->key_.store(nullptr, std::memory_order_release);
     count_.fetch_sub(1, std::memory_order_acq_rel);
   }
@@ -51,7 +52,7 @@ class Flights {
   // Whether the thread has one that takes pages out of the program.
   [[nodiscard]] bool has_outbound_of(int thread) const noexcept {
     for (const Flight& flight : flights_) {
-      if (flight.key_.load(std::memory_order_acquire) != nullptr && flight.outbound && flight.thread == thread) return true;
+      if (flight.outbound_thread.load(std::memory_order_acquire) == thread) return true;
     }
     return false;
   }

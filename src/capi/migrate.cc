@@ -48,7 +48,7 @@ void drop_destinations(AddressSpace& space, MigrateWord* dst, std::uint64_t n) {
 }
 
 void end_flight(mm_struct& mm, Flight* flight) {
-  const bool outbound = flight->outbound;
+  const bool outbound = flight->outbound_thread.load(std::memory_order_relaxed) != 0;
   mm.flights().end(flight);
   if (outbound) mm.outbound().leave();
 }
@@ -103,8 +103,7 @@ int migrate_vma_setup(migrate_vma* args) {
     if (Flight* rest = mm->flights().begin(args->src); rest != nullptr) rest->paged = true;
     return 0;
   }
-  flight->outbound = entered;
-  flight->thread = sys::gettid();
+  if (entered) flight->outbound_thread.store(sys::gettid(), std::memory_order_release);
   const Result<void> done = migrate_vma_setup(mm->space(), m);
   if (!done) {
     end_flight(*mm, flight);
@@ -148,17 +147,15 @@ void migrate_vma_finalize(migrate_vma* migrate) {
 
 int migrate_device_range(unsigned long* src_pfns, unsigned long start, unsigned long npages) {
   mm_struct& mm = capi::running();
-  Flight* flight = mm.flights().begin(src_pfns);
+  (void)mm.flights().begin(src_pfns);
   migrate_device_range(mm.space(), words(src_pfns), Pfn(start), npages);
-  if (flight != nullptr) flight->thread = sys::gettid();
   return 0;
 }
 
 int migrate_device_pfns(unsigned long* src_pfns, unsigned long npages) {
   mm_struct& mm = capi::running();
-  Flight* flight = mm.flights().begin(src_pfns);
+  (void)mm.flights().begin(src_pfns);
   migrate_device_pfns(mm.space(), words(src_pfns), npages);
-  if (flight != nullptr) flight->thread = sys::gettid();
   return 0;
 }
 

@@ -117,8 +117,15 @@ page* make_device_exclusive(mm_struct* mm, unsigned long addr, void* owner, foli
     return failed(complain(EINVAL, "make_device_exclusive: not in a registered range", "whimbrel_register_range()"));
   }
   if (!mm->outbound().enter()) return failed(complain(EBUSY, "make_device_exclusive: a fork is under way"));
-  const Result<Pfn> frame = make_device_exclusive(mm->space(), VirtualAddress(addr), owner);
+  Result<Pfn> frame = make_device_exclusive(mm->space(), VirtualAddress(addr), owner);
+  // The mapping did not fit at that moment. Looked at again: read-only now, or it stays so, for locked memory does not move.
+  for (int tries = 0; !frame && frame.error().code == Errc::kInvalid && tries < 3; ++tries) {
+    frame = make_device_exclusive(mm->space(), VirtualAddress(addr), owner);
+  }
   mm->outbound().leave();
+  if (!frame && frame.error().code == Errc::kInvalid) {
+    return failed(complain(EBUSY, "make_device_exclusive: the mapping is locked, or changes all the time", "munlock()"));
+  }
   if (!frame) return failed(complain(frame.error(), "make_device_exclusive"));
   *foliop = capi::folio_of(*frame);
   return capi::page_of(*frame);

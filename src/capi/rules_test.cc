@@ -27,7 +27,7 @@ class Rules : public ::testing::Test {
   }
   void TearDown() override {
     for (folio* f : held) folio_put(f);
-    (void)whimbrel_bring_home(mm, 0, 1ul << 46);
+    (void)whimbrel_bring_home(mm, 0, 1ul << 47);
     EXPECT_EQ(driver->in_use_settling_at(0), 0u);
     driver.reset();
     EXPECT_EQ(whimbrel_stop(mm), 0) << whimbrel_error();  // no lock, reference or frame is left
