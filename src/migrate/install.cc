@@ -42,7 +42,7 @@ Progress Installer::put_locked(PageIndex first, std::uint64_t n, Pfn frame, bool
   if (!by_move) return space_.mmu().copy(first, space_.bytes(frame), PageCount(n), Wake::kYes, protect);
   const Progress moved = space_.mmu().move(first, frame.frame(), PageCount(n), protect ? Wake::kNo : Wake::kYes);
   if (protect && moved.done.raw() != 0) {
-    (void)space_.mmu().write_protect({first, moved.done}, true, Wake::kNo);
+    (void)space_.protect_locked({first, moved.done});
     space_.mmu().wake({first, moved.done});
   }
   return moved;

@@ -121,6 +121,8 @@ bool Mirror::invalidate(const NotifierRange& range, std::uint64_t cur_seq) noexc
 int Mirror::fault_round(PageRange rest, bool write) noexcept {
   NotifierRegistry& notifiers = session_.notifiers();
   const std::int64_t deadline = session_.space().clock().now_ns() + kPatienceNs;
+  const auto self = static_cast<std::uint32_t>(sys::gettid());
+  (void)session_.take_failed_fault(self);
   for (PageIndex at = rest.first; at < rest.end();) {
     const PageRange block = PageRange::between(at, std::min(at + PageCount(kRoundPages), rest.end()));
     HmmPfn words[kRoundPages];
@@ -136,6 +138,7 @@ int Mirror::fault_round(PageRange rest, bool write) noexcept {
     const Result<void> looked = hmm_range_fault(session_.space(), range);
     if (!looked && looked.error().code == Errc::kBusy && session_.space().clock().now_ns() < deadline) continue;
     if (!looked) return errno_of(looked.error());
+    if (session_.take_failed_fault(self)) return -EFAULT;
     for (std::uint64_t i = 0; write && i < block.count.raw(); ++i) {
       if (!words[i].writable()) return -EFAULT;  // WR-05: the readable flavour of an own page
     }

@@ -100,7 +100,10 @@ void Node::folio_split(Pfn head, Pfn piece) noexcept {
 FaultResult Node::migrate_to_ram(FaultContext& fault) noexcept {
   OpenFlags* by = migrated_by_[index(space_.head_of(fault.page))].load(std::memory_order_acquire);
   const bool fail_alloc = by != nullptr && take_fail_alloc(*by);
-  if (fail_alloc && !fault.huge) return FaultResult::kOom;  // FL-02: the access is tried again
+  if (fail_alloc && !fault.huge) {  // FL-02: the access is tried again
+    Session::of(space_).note_failed_fault(fault.thread);
+    return FaultResult::kOom;
+  }
   const PageIndex page = PageIndex::of(fault.address);
   // CF-11: without a huge page only the touched page comes home.
   const bool whole = fault.huge && !fail_alloc;

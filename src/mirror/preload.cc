@@ -163,7 +163,7 @@ EXPORT void* mmap(void* address, size_t bytes, int protection, int flags, int fd
   if (session != nullptr && (at > 0 || at < -4095) && (flags & MAP_ANONYMOUS) != 0 && (flags & kUnwatched) == 0) {
     const auto from = static_cast<std::uint64_t>(at);
     mirror::GatePass pass(session->gate());
-    session->watch(whimbrel::PageRange::touching(whimbrel::VirtualAddress(from), whimbrel::VirtualAddress(from + bytes)));
+    session->watch(whimbrel::PageRange::touching(whimbrel::VirtualAddress(from), whimbrel::VirtualAddress(from + bytes)), true);
   }
   return give<void*>(at);
 }

@@ -51,7 +51,8 @@ class Session final : public HolePolicy, public SpaceObserver {
 
   // Memory of the program that device commands may be about: its holes are ours to fill from now on, as the kernel with
   // devices would fill them. Silently nothing where that is impossible.
-  void watch(PageRange range) noexcept;
+  // `exactly`: not the rest of the mappings, which the kernel may have joined with what libc has mapped for itself.
+  void watch(PageRange range, bool exactly = false) noexcept;
   // The program is about to change a range that may cut mappings in two. A border inside a 2 MiB unit that lay in one
   // mapping costs the devices all they know of that unit (UN-04).
   void note_borders(PageRange changed) noexcept;
@@ -70,6 +71,12 @@ class Session final : public HolePolicy, public SpaceObserver {
   void revoke_split_exclusives(PageRange range) noexcept;
   // The program registers the range with a userfaultfd of its own: ours goes, if nothing is away there.
   void yield_to_application(PageRange range) noexcept;
+  // A fault of a thread that found no memory: the thread's access is tried again, but a device that faulted on its own
+  // account is told (HR-07).
+  void note_failed_fault(std::uint32_t thread) noexcept { failed_thread_.store(thread, std::memory_order_release); }
+  [[nodiscard]] bool take_failed_fault(std::uint32_t thread) noexcept {
+    return failed_thread_.compare_exchange_strong(thread, 0);
+  }
   // What other processes of the family have done to pages that this one shares.
   void follow_family() noexcept;
   // This process has evicted a whole node: the others are to do the same.
@@ -119,6 +126,7 @@ class Session final : public HolePolicy, public SpaceObserver {
   FaultService* service_ = nullptr;
   Family* family_ = nullptr;
   Discarder discarder_;
+  std::atomic<std::uint32_t> failed_thread_{0};
   std::atomic<bool> forked_{false};  // this process has a child or is one: pages may be shared
   Gate gate_;
   // The fault thread between two faults, for a fork: wanted by the forking thread, answered by `parked_`.

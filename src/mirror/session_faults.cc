@@ -32,13 +32,14 @@ bool is_huge_mapped(AddressSpace& space, PageRange unit, std::uint32_t* kind) {
 
 }  // namespace
 
-void Session::watch(PageRange range) noexcept {
+void Session::watch(PageRange range, bool exactly) noexcept {
   for (PageIndex at = range.first; at < range.end();) {
     const Result<Mapping> mapping = space_->mmu().mapping_at_or_above(at);
     if (!mapping || mapping->range.first >= range.end()) break;
     at = mapping->range.end();
     // Whole mappings: a part would be cut off, and the program would see the border (mremap across it fails).
-    if (mapping->is_private_anonymous()) (void)space_->mmu().watch(mapping->range);
+    if (!mapping->is_private_anonymous()) continue;
+    (void)space_->mmu().watch(exactly ? mapping->range.intersect(range) : mapping->range);
   }
   MutexLock hold(mutex_);
   for (const PageRange& known : watched_) {

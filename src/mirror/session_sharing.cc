@@ -48,8 +48,6 @@ void Session::unshare(PageRange range) noexcept {
         unshare_unit_locked(run);
         continue;
       }
-      // A part of a huge page: the kernel splits it all the same.
-      if ((kind & PageRun::kHuge) != 0 && run.count.raw() != kPagesPerHuge) continue;
       for (PageIndex page = run.first; page < run.end();) {
         bool shared = false;
         const std::uint64_t n = shared_run(*mmu_, page, run.end(), &shared);
