@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -202,6 +203,14 @@ Result<void> set_limit(int resource, Limit value) noexcept {
 }
 
 int gettid() noexcept { return static_cast<int>(call(SYS_gettid)); }
+void be_preferred() noexcept {
+  constexpr long kSteps = 10;
+  const long twenty_less_nice = call(SYS_getpriority, PRIO_PROCESS, 0);
+  if (twenty_less_nice <= 0) return;
+  const long nice = 20 - twenty_less_nice - kSteps;
+  (void)call(SYS_setpriority, PRIO_PROCESS, 0, nice < -20 ? -20 : nice);
+}
+
 int getpid() noexcept { return static_cast<int>(call(SYS_getpid)); }
 int getppid() noexcept { return static_cast<int>(call(SYS_getppid)); }
 bool process_exists(int pid) noexcept { return call(SYS_kill, pid, 0) != -ESRCH; }

@@ -58,6 +58,9 @@ void munmap(void* address, std::size_t bytes) noexcept;
 // Locks what is there, and what comes later when it comes.
 [[nodiscard]] Result<void> lock_on_fault(void* address, std::size_t bytes) noexcept;
 
+// Puts the calling thread ahead of the threads it was like, ten steps of nice(2), where the user may do that.
+void be_preferred() noexcept;
+
 // ---- process -------------------------------------------------------------------------------------------------------
 struct Limit {
   std::uint64_t soft;

@@ -139,6 +139,8 @@ class AddressSpace {
 
   // ---- state ---------------------------------------------------------------------------------------------
   [[nodiscard]] Mutex& mutex() noexcept RETURN_CAPABILITY(mutex_) { return mutex_; }
+  // For the analysis, inside callbacks that run under the lock.
+  void lock_is_held() const noexcept ASSERT_CAPABILITY(mutex_) {}
   [[nodiscard]] PageTable& table() noexcept REQUIRES(mutex_) { return table_; }
   [[nodiscard]] PageEntry entry(PageIndex page) noexcept EXCLUDES(mutex_);
   // The program's discard of this range is known to be complete: pages there may be collected again.

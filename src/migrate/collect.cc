@@ -105,6 +105,7 @@ void Collector::StagingBlock::close_locked() noexcept {
 }
 
 void Collector::collect_part_locked(PageRange part) noexcept {
+  block_.lock_is_held();
   const PageIndex base = part.first.huge_base();
   const bool whole = part.count.raw() == kPagesPerHuge;
   PageTable& table = space_.table();
@@ -300,6 +301,7 @@ void Collector::collect_coherent_slot_locked(PageIndex at, PageEntry entry, std:
 }
 
 PageCount Collector::steal_run_locked(PageRange run, std::uint32_t kind) noexcept {
+  block_.lock_is_held();
   if (args_.busy_limit != 0 && busy_in_a_row_ >= args_.busy_limit) {
     args_.refused += run.count.raw();
     skip(run.count);

@@ -73,6 +73,7 @@ class FinalizeStep {
       std::uint64_t installed = 0;
       {
         MutexLock hold(space_.mutex());
+        install.lock_is_held();
         if (is_unit(at)) {
           install.huge_locked(src_[at].pfn(), winner(at));
           installed = 1;
@@ -99,6 +100,7 @@ class FinalizeStep {
       std::uint64_t installed = 0;
       {
         MutexLock hold(space_.mutex());
+        install.lock_is_held();
         const PageIndex frame = space_.map_of(winner(at))->frame_of(winner(at));
         installed = install.run_locked(src_, at, i + n, Pfn::of_frame(frame), true, winner(at));
       }

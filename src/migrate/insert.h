@@ -9,6 +9,8 @@ class HoleInserter {
  public:
   // `read_only`: the mapping forbids writing, whatever it says at this moment.
   explicit HoleInserter(AddressSpace& space, bool read_only = false) noexcept : space_(space), read_only_(read_only) {}
+  // For the analysis, which does not see that both speak of the same lock: the caller holds it.
+  void lock_is_held() const noexcept ASSERT_CAPABILITY(space_.mutex()) {}
 
   // n holes from `first`, each with its destination. A hole that a CPU touched meanwhile keeps the CPU's page: MIGRATE
   // is cleared in its src word (INS-06). Success: src is exactly MIGRATE (INS-07).

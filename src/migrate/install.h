@@ -9,6 +9,8 @@ class Installer {
  public:
   // `read_only`: the mapping forbids writing, whatever it says at this moment.
   explicit Installer(AddressSpace& space, bool read_only = false) noexcept : space_(space), read_only_(read_only) {}
+  // For the analysis, which does not see that both speak of the same lock: the caller holds it.
+  void lock_is_held() const noexcept ASSERT_CAPABILITY(space_.mutex()) {}
 
   // Installs base pages src[at..end) from consecutive frames starting at `frame`, as many as lie next to each other in
   // the program; returns how many entries were dealt with (>= 1). `stolen` : the frames are the program's own, taken by

@@ -65,6 +65,7 @@ class PagesStep {
   std::uint64_t hole_locked(std::uint64_t i) REQUIRES(space_.mutex()) {
     if (!src_[i].migrating() || vma_ == nullptr) return 1;
     HoleInserter insert(space_, vma_->read_only);
+    insert.lock_is_held();
     if (src_[i].compound() && !dst_[i].compound()) {  // row 2 of DPG-02: one by one
       src_[i] = src_[i].without(MigrateWord::kCompound);
       const std::uint64_t n = std::min<std::uint64_t>(kPagesPerHuge, npages_ - i);

@@ -154,7 +154,8 @@ std::uint64_t AddressSpace::recover_in_child() noexcept {
 void AddressSpace::check_invariants() noexcept {
   MutexLock hold(mutex_);
   std::uint64_t used = 0;
-  table_.for_each(kEverything, [&](PageRange where, PageEntry e) REQUIRES(mutex_) {
+  table_.for_each(kEverything, [&](PageRange where, PageEntry e) {
+    lock_is_held();
     used += where.count.raw();
     if (e.state() == PageState::kPoisoned) return true;
     const Page* p = page(e.pfn());

@@ -38,7 +38,9 @@ Result<void> migrate_vma_setup(AddressSpace& space, MigrateVma& args) noexcept {
     // Slots say all there is to know: they lie in watched private memory, or a message about it is under way.
     // Whoever puts a page there is told of the latter in time.
     MutexLock hold(space.mutex());
-    Collector(space, args, Mapping{}).collect_away_locked();
+    Collector collector(space, args, Mapping{});
+    collector.lock_is_held();
+    collector.collect_away_locked();
   } else {
     MutexLock hold(space.mutex());
     space.pump_locked();
@@ -64,7 +66,9 @@ Result<void> migrate_vma_setup(AddressSpace& space, MigrateVma& args) noexcept {
       args.refused = args.npages;
       args.refusal = watched.error().code;
     } else {
-      Collector(space, args, *mapping).collect_locked();
+      Collector collector(space, args, *mapping);
+      collector.lock_is_held();
+      collector.collect_locked();
       args.end = (range.first + PageCount(args.npages)).address();  // CTL-01
     }
   }

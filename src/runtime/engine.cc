@@ -95,6 +95,7 @@ void Engine::background_entry(void* self) noexcept { static_cast<Engine*>(self)-
 
 void Engine::background() noexcept {
   note_own_identity();
+  sys::be_preferred();  // a limiter that waits behind what it limits finds the budget exceeded
   if (!gauge_.open()) {
     phase_.store(Phase::kOff, std::memory_order_release);
     slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);

@@ -97,7 +97,8 @@ Engine::ChildResult Engine::bring_home_by_hand() noexcept {
   ChildResult result = ChildResult::kUnmanaged;
   MutexLock hold(space_->mutex());
   const PageRange everything{PageIndex(0), PageCount(std::uint64_t{1} << (kUserAddressBits - kPageShift))};
-  space_->table().for_each(everything, [&](PageRange where, PageEntry entry) REQUIRES(space_->mutex()) {
+  space_->table().for_each(everything, [&](PageRange where, PageEntry entry) {
+    space_->lock_is_held();
     const PageMap* map = space_->map_of(entry.pfn());
     if (map == nullptr) return true;  // on its way home in the parent, and there already
     for (std::uint64_t i = 0; i < where.count.raw(); ++i) {
