@@ -113,14 +113,14 @@ Progress UserfaultMmu::move_watched(PageIndex to, PageIndex from, PageCount coun
 
 Progress UserfaultMmu::move(PageIndex to, PageIndex from, PageCount count, Wake wake) noexcept {
   const PageRange window{to, count};
-  if (!windows_.contains(to) || watched_part_.contains(window)) return move_watched(to, from, count, wake);
+  if (!windows_.contains(to)) return move_watched(to, from, count, wake);
+  const bool watched = watched_part_.contains(window);
   for (bool unlocked = false;; unlocked = true) {
     // Missing faults only: write-protect markers must not arise in windows, since they block moves.
-    const Result<void> registered = register_range(window, UFFDIO_REGISTER_MODE_MISSING);
+    const Result<void> registered = watched ? Result<void>{} : register_range(window, UFFDIO_REGISTER_MODE_MISSING);
     if (!registered) return {PageCount(0), true, registered.error()};
     const Progress progress = move_watched(to, from, count, wake);
-    const Result<void> unregistered = unregister_range(window);
-    CHECK(unregistered, "a window cannot be taken back from userfaultfd");
+    CHECK(watched || unregister_range(window), "a window cannot be taken back from userfaultfd");
     // The program's mlockall() locks windows too, and pages move only between places that agree. Its own memory was
     // locked as well, but what it maps later is not.
     if (progress.failed && progress.done.raw() == 0 && progress.error.code == Errc::kInvalid && !unlocked &&
