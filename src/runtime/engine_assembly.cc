@@ -29,7 +29,7 @@ Result<void> Engine::bring_up() noexcept {
 Result<void> Engine::make_pieces() noexcept {
   if (!store_.range().empty()) return fail(Errc::kInvalid);  // brought up once
   if (const Result<void> opened = tables_.open({}); !opened) return opened;
-  if (const Result<void> opened = store_.open({.huge_pages = false}); !opened) return opened;
+  if (const Result<void> opened = store_.open({.huge_pages = true}); !opened) return opened;
   UserfaultMmu::Options options;
   options.visibility = Visibility::kPrivate;
   options.allow_user_mode_only = false;  // the program's system calls would fail on memory that is away
