@@ -53,14 +53,22 @@ void ProcessorSet::set_all() noexcept {
   std::fill(words_.begin(), words_.begin() + static_cast<std::ptrdiff_t>(words_used_), ~std::uint64_t{0});
 }
 
+void ProcessorSet::remove(unsigned processor) noexcept {
+  words_[processor / 64] &= ~(std::uint64_t{1} << (processor % 64));
+}
+
 // ---- BesideFaulter -------------------------------------------------------------------------------------------------
 
-void FollowsFaulter::move_to(int processor) noexcept {
-  if (processor == where_) return;
-  if (where_ == -1 && !own_.read(0)) return;
+void FollowsFaulter::go(How how, int processor) noexcept {
+  if (how == how_ && (how == How::kAnywhere || processor == processor_)) return;
+  if (how_ == How::kAnywhere && !own_.read(0)) return;
   ProcessorSet there = own_;
-  if (processor >= 0) there.set_only(static_cast<unsigned>(processor));
-  if (there.write(0)) where_ = processor;
+  if (how == How::kBeside) there.set_only(static_cast<unsigned>(processor));
+  if (how == How::kElsewhere) there.remove(static_cast<unsigned>(processor));
+  if (there.count() == 0) there = own_;
+  if (!there.write(0)) return;
+  how_ = how;
+  processor_ = processor;
 }
 
 void BesideFaulter::prepare() noexcept {

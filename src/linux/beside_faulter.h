@@ -35,6 +35,7 @@ class ProcessorSet {
   [[nodiscard]] std::size_t count() const noexcept;
   void set_only(unsigned processor) noexcept;
   void set_all() noexcept;
+  void remove(unsigned processor) noexcept;
   [[nodiscard]] bool operator==(const ProcessorSet&) const noexcept = default;
 
  private:
@@ -42,15 +43,18 @@ class ProcessorSet {
   std::size_t words_used_ = kMost / 64;  // as many as the kernel has
 };
 
-// For a background thread: while it has nothing to do but small things, it does them where the fault thread stays. A
-// second processor that knows the address space makes every flush of the first an interrupt.
+// For a background thread. While it has nothing to do but small things, it does them where the fault thread stays: a
+// second processor that knows the address space makes every flush of the first an interrupt. While it evicts ahead of a
+// stream it keeps off that processor, where it would take the program's time.
 class FollowsFaulter {
  public:
-  // On the background thread. -1: anywhere.
-  void move_to(int processor) noexcept;
+  enum class How : std::uint8_t { kAnywhere, kBeside, kElsewhere };
+  // On the background thread. `processor`: where the fault thread stays (kBeside, kElsewhere).
+  void go(How how, int processor) noexcept;
 
  private:
-  int where_ = -1;
+  How how_ = How::kAnywhere;
+  int processor_ = -1;
   ProcessorSet own_;
 };
 

@@ -126,9 +126,14 @@ TEST_F(BesideFaulterTest, WhoFollowsComesAndGoesBack) {
   std::thread([&] {
     const ProcessorSet before = mask_of(0);
     FollowsFaulter follows;
-    follows.move_to(0);
+    if (before.count() < 2) return;
+    follows.go(FollowsFaulter::How::kBeside, 0);
     EXPECT_EQ(mask_of(0).count(), 1u);
-    follows.move_to(-1);
+    EXPECT_TRUE(mask_of(0).contains(0));
+    follows.go(FollowsFaulter::How::kElsewhere, 0);
+    EXPECT_EQ(mask_of(0).count(), before.count() - 1);
+    EXPECT_FALSE(mask_of(0).contains(0));
+    follows.go(FollowsFaulter::How::kAnywhere, -1);
     EXPECT_EQ(mask_of(0), before);
   }).join();
 }

@@ -156,10 +156,10 @@ bool Engine::wait_for_need() noexcept {
 
 void Engine::stay_with_the_faulter() noexcept {
   const int processor = beside_.processor();
-  if (!pager_->is_scattered()) {
-    follows_.move_to(-1);
-  } else if (processor >= 0) {  // else it is choosing anew
-    follows_.move_to(processor);
+  if (processor >= 0) {
+    follows_.go(pager_->is_scattered() ? FollowsFaulter::How::kBeside : FollowsFaulter::How::kElsewhere, processor);
+  } else if (!pager_->is_scattered()) {  // else it is only choosing anew
+    follows_.go(FollowsFaulter::How::kAnywhere, -1);
   }
 }
 
