@@ -21,6 +21,7 @@ void Discarder::body(void* self) noexcept {
 
 bool Discarder::discard_locked(AddressSpace& space, PageRange range) noexcept {
   constexpr std::int64_t kLookAgainNs = 30'000;
+  space.lock_is_held();
   if (!started_) {
     started_ = Session::of(space).start_thread(&Discarder::body, this).has_value();
     if (!started_) return false;

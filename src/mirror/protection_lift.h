@@ -15,10 +15,13 @@ namespace whimbrel::mirror {
 // The program's own mprotect() and a lift exclude each other: else the lift would put stale protection back.
 Mutex& protection_mutex() noexcept;
 
+// Holds the lock from the lift to the restore, which the analysis cannot follow.
 class ProtectionLift {
  public:
   // Lifts the protection of `range` when it lies in one private anonymous mapping that may be read but not written.
-  ProtectionLift(AddressSpace& space, PageRange range) noexcept : at_(pointer(range.first)), bytes_(range.count.bytes()) {
+  ProtectionLift(AddressSpace& space, PageRange range) noexcept NO_THREAD_SAFETY_ANALYSIS
+      : at_(pointer(range.first)),
+        bytes_(range.count.bytes()) {
     const Result<Mapping> before = space.mmu().mapping_at_or_above(range.first);
     if (!before || !needs_lift(*before, range)) return;
     protection_mutex().lock();
@@ -36,7 +39,7 @@ class ProtectionLift {
   ProtectionLift& operator=(const ProtectionLift&) = delete;
 
   [[nodiscard]] bool lifted() const noexcept { return lifted_; }
-  void restore() noexcept {
+  void restore() noexcept NO_THREAD_SAFETY_ANALYSIS {
     if (!lifted_) return;
     lifted_ = false;
     (void)sys::mprotect(at_, bytes_, protection_);
