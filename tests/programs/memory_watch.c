@@ -5,7 +5,8 @@
 // FILE receives one `key=value` per line. Two views are taken at each sample:
 //   anon       RSS minus file and shared pages (/proc/PID/statm): what the process costs the machine.
 //   residency  anonymous pages of the program itself, i.e. `anon` without the mappings of the engine, which are known by
-//              their flags: excluded from core dumps (dd) and never huge (nh). Needs smaps, hence only with --residency.
+//              their flags: excluded from core dumps (dd) and told about huge pages, never (nh) or please (hg). Needs
+//              smaps, hence only with --residency.
 // The command is over when it and every descendant have gone, daemonised ones included (we are their subreaper).
 // At the limit everything is killed and timed_out=1 reported. Exit status: the command's, or 128 + signal, or 124.
 
@@ -124,7 +125,7 @@ static uint64_t read_residency(pid_t pid) {
     if (line[0] == 'A' && strncmp(line, "Anonymous:", 10) == 0) {
       mapping_kb = strtoull(line + 10, NULL, 10);
     } else if (line[0] == 'V' && strncmp(line, "VmFlags:", 8) == 0) {
-      bool engine = strstr(line, " dd") != NULL && strstr(line, " nh") != NULL;
+      bool engine = strstr(line, " dd") != NULL && (strstr(line, " nh") != NULL || strstr(line, " hg") != NULL);
       if (!engine) sum_kb += mapping_kb;
       mapping_kb = 0;
     }
