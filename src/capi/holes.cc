@@ -6,8 +6,6 @@ using namespace whimbrel;
 
 namespace {
 
-alignas(kPageSize) constexpr std::byte kZeroPage[kPageSize]{};
-
 bool wants_huge(AddressSpace& space, PageIndex page) noexcept {
   const Result<Mapping> detailed = space.mmu().detailed_mapping_at_or_above(page);
   return detailed && detailed->range.contains(page) && detailed->has(Mapping::kHugeAdvised);
@@ -38,14 +36,5 @@ bool mm_struct::serve_hole(AddressSpace& space, const PendingFault& fault, const
     // Only the slow query tells whether huge pages are wanted: asked once for each untouched unit.
     if (present && *present == 0 && wants_huge(space, fault.page) && install_huge_zeros_locked(space, unit)) return true;
   }
-  for (int tries = 0; tries < 100; ++tries) {
-    const Progress filled = fault.write ? space.mmu().copy(fault.page, kZeroPage, PageCount(1), Wake::kYes)
-                                        : space.mmu().zero(fault.page, PageCount(1), Wake::kYes);
-    if (!filled.failed) return true;
-    if (filled.error.code != Errc::kEventPending) break;
-    space.pump_locked();
-    if (!space.table().get(fault.page).is_ram()) break;
-  }
-  space.mmu().wake({fault.page, PageCount(1)});  // there already, or gone: the access sees what is there now
-  return true;
+  return fill_hole_locked(space, fault);
 }

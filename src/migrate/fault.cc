@@ -16,6 +16,20 @@ bool unit_is_one_mapping(Mmu& mmu, PageIndex base) noexcept {
 
 }  // namespace
 
+bool fill_hole_locked(AddressSpace& space, const PendingFault& fault) noexcept {
+  if (!space.table().get(fault.page).is_ram()) return false;
+  for (int tries = 0; tries < 100; ++tries) {
+    const Progress filled = fault.write ? space.mmu().copy(fault.page, kZeroPage, PageCount(1), Wake::kYes)
+                                        : space.mmu().zero(fault.page, PageCount(1), Wake::kYes);
+    if (!filled.failed) return true;
+    if (filled.error.code != Errc::kEventPending) break;
+    space.let_events_pass_locked(tries);
+    if (!space.table().get(fault.page).is_ram()) break;
+  }
+  space.mmu().wake({fault.page, PageCount(1)});  // there already, or gone: the access sees what is there now
+  return true;
+}
+
 std::size_t FaultService::run_once() noexcept {
   space_.begin_serving();
   std::size_t served = 0;

@@ -39,6 +39,10 @@ class HolePolicy {
   }
 };
 
+// The default of the kernel for one empty slot: a page of zeros after a write, the shared zero page after a read. Wakes in
+// every case. False: the slot has become something of ours, to be served as that.
+[[nodiscard]] bool fill_hole_locked(AddressSpace& space, const PendingFault& fault) noexcept REQUIRES(space.mutex());
+
 // Where faults go that may not be served on the fault thread.
 class ServiceQueue {
  public:

@@ -219,17 +219,7 @@ bool Session::serve_hole(AddressSpace& space, const PendingFault& fault, const M
     }
   }
   MutexLock hold(space.mutex());
-  if (!space.table().get(fault.page).is_ram()) return false;
-  for (int tries = 0; tries < 100; ++tries) {
-    const Progress filled = fault.write ? space.mmu().copy(fault.page, kZeroPage, PageCount(1), Wake::kYes)
-                                        : space.mmu().zero(fault.page, PageCount(1), Wake::kYes);
-    if (!filled.failed) return true;
-    if (filled.error.code != Errc::kEventPending) break;
-    space.pump_locked();
-    if (!space.table().get(fault.page).is_ram()) break;
-  }
-  space.mmu().wake({fault.page, PageCount(1)});
-  return true;
+  return fill_hole_locked(space, fault);
 }
 
 bool Session::install_huge_zeros_locked(AddressSpace& space, PageRange unit, bool writable) noexcept {

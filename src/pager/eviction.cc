@@ -58,7 +58,7 @@ std::size_t Eviction::store_from(std::size_t from) noexcept {
   lane_.op_count = 0;
   const std::size_t end = read_out(from);
   spare_control_blocks(from, end);
-  spare_pinned();
+  spare_pinned(from, end);
   reserve(from, end);
   lane_.transfer(core_.device);
   assign_destinations();
@@ -107,10 +107,10 @@ void Eviction::keep_home(PageRange home) noexcept {
   outcome_.kept = PageRange::between(low, high);
 }
 
-void Eviction::spare_pinned() noexcept {
+void Eviction::spare_pinned(std::size_t from, std::size_t end) noexcept {
   // Pins can have come since the victim was chosen, also from an eviction in another thread.
   MutexLock hold(core_.mutex);
-  PageRange rest{first_, PageCount(args_.npages)};
+  PageRange rest{first_ + PageCount(from), PageCount(end - from)};
   for (;;) {
     const PageRange pinned = core_.pins.first_in(rest);
     if (pinned.empty()) return;

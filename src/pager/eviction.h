@@ -28,7 +28,7 @@ class Eviction {
   [[nodiscard]] std::size_t read_out(std::size_t from) noexcept;
   void spare_control_blocks(std::size_t from, std::size_t end) noexcept;
   void keep_home(PageRange home) noexcept;
-  void spare_pinned() noexcept;
+  void spare_pinned(std::size_t from, std::size_t end) noexcept;
   void reserve(std::size_t from, std::size_t end) noexcept;
   // How many entries from i on can be stored as one unit.
   [[nodiscard]] std::size_t unit_length(std::size_t i, std::size_t end) const noexcept;

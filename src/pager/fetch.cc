@@ -41,7 +41,6 @@ bool Fetch::collect(PageRange range) noexcept {
   args_.pgmap_owner = core_.owner;
   args_.flags = kSelectDevicePrivate;
   args_.skip_holes = true;
-  args_.watch_within = core_.watchable_around(range.first);
   outcome_.no_mapping = !migrate_vma_setup(core_.space, args_);
   return !outcome_.no_mapping;
 }
