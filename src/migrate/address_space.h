@@ -136,6 +136,11 @@ class AddressSpace {
   void begin_serving() noexcept EXCLUDES(mutex_);
   // Takes the oldest queued fault. False: none; a later one interrupts the wait for messages if another thread reads it.
   [[nodiscard]] bool take_fault(PendingFault* out) noexcept EXCLUDES(mutex_);
+  // The pages are in place and whoever waited for them has been woken: what is queued about them is over. Served later it
+  // would bring home a page that nobody touches, and spoil a migration that has begun since.
+  void forget_faults_locked(PageRange pages) noexcept REQUIRES(mutex_);
+  // Whether the fault taken last still waits. Only the thread that takes faults may ask.
+  [[nodiscard]] bool taken_fault_waits_locked() const noexcept REQUIRES(mutex_) { return taken_waits_; }
 
   // ---- state ---------------------------------------------------------------------------------------------
   [[nodiscard]] Mutex& mutex() noexcept RETURN_CAPABILITY(mutex_) { return mutex_; }
@@ -254,6 +259,8 @@ class AddressSpace {
   std::array<PendingFault, kFaultQueue> faults_ GUARDED_BY(mutex_){};
   std::size_t fault_head_ GUARDED_BY(mutex_) = 0;
   std::size_t fault_count_ GUARDED_BY(mutex_) = 0;
+  PageIndex taken_ GUARDED_BY(mutex_);  // the fault that the server is at
+  bool taken_waits_ GUARDED_BY(mutex_) = false;
   bool serving_ GUARDED_BY(mutex_) = false;  // the server is at work, or has been told to be
 };
 

@@ -95,7 +95,19 @@ bool AddressSpace::take_fault(PendingFault* out) noexcept {
   *out = faults_[fault_head_];
   fault_head_ = (fault_head_ + 1) % kFaultQueue;
   --fault_count_;
+  taken_ = out->page;
+  taken_waits_ = true;
   return true;
+}
+
+void AddressSpace::forget_faults_locked(PageRange pages) noexcept {
+  if (taken_waits_ && pages.contains(taken_)) taken_waits_ = false;
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < fault_count_; ++i) {
+    const PendingFault fault = faults_[(fault_head_ + i) % kFaultQueue];
+    if (!pages.contains(fault.page)) faults_[(fault_head_ + kept++) % kFaultQueue] = fault;
+  }
+  fault_count_ = kept;
 }
 
 void AddressSpace::quarantine_locked(PageRange range) noexcept {

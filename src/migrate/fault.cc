@@ -49,6 +49,7 @@ void FaultService::serve(const PendingFault& fault, bool on_service_thread, bool
   {
     MutexLock hold(space_.mutex());
     if (!up_to_date) space_.pump_locked();  // changes before faults (UE-02)
+    if (!on_service_thread && !space_.taken_fault_waits_locked()) return;  // settled meanwhile with another's fault
     entry = space_.table().get(fault.page);
     space_.trace().add(TraceStep::kFault, fault.page, static_cast<std::uint64_t>(entry.state()));
     if (is_migrating(entry.state())) {
