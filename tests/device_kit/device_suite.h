@@ -6,14 +6,18 @@
 //       .name = "mine", .make = [](MemorySource& memory, std::uint64_t capacity) { return ...; }}), device_name);
 //
 // `capacity` is a limit on the bytes held, 0 for none; a device without limits sets `has_capacity` to false.
+// docs/devices.md has a whole example.
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "port/device.h"
@@ -30,9 +34,27 @@ struct DeviceUnderTest {
   bool has_capacity = true;
   bool has_verify = true;
   bool keeps_fills_free = false;  // pages of one repeated word take no room
+  // Changes a byte of everything that is stored, behind the device's back; empty: that cannot be done. Loads must then
+  // answer kCorrupt, and never hand out wrong contents.
+  std::function<void(Device& device)> damage = {};
+  // What is left outside the process once no device of this kind exists, in words; empty: the kind keeps nothing there.
+  std::function<std::string()> leftovers = {};
 };
 
 inline std::string device_name(const ::testing::TestParamInfo<DeviceUnderTest>& info) { return info.param.name; }
+
+inline std::ostream& operator<<(std::ostream& out, const DeviceUnderTest& device) { return out << device.name; }
+
+// Waits until the condition holds; false when it does not within the limit.
+template <class F>
+bool becomes_true(F&& condition, std::chrono::milliseconds limit = std::chrono::seconds(5)) {
+  const auto end = std::chrono::steady_clock::now() + limit;
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return true;
+}
 
 // Page-aligned memory of the test.
 class Pages {
