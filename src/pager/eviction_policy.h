@@ -57,6 +57,7 @@ class EvictionPolicy {
   enum class Choice : std::uint8_t {
     kVictim,     // *victim is to be tried
     kLookAgain,  // nothing found within the time one call may take; ask again
+    kCameRound,  // the same, and everything has been looked at once since the last time it was
     kNothing,    // nothing anywhere
   };
   // A range within one mapping and within one aligned 2 MiB, holding about `want` resident pages or a whole huge page.

@@ -34,11 +34,14 @@ void count_verdict(PagerCore& core) {
     core.stats->window_waste_pages.fetch_add(verdict.waste_pages, std::memory_order_relaxed);
 }
 
-void note_arrival(PagerCore& core, PageRange pages, Arrival how) {
+// `touched`: the page that came home because of a touch, if one did; the others came with it.
+void note_arrival(PagerCore& core, PageRange pages, PageRange touched, Arrival how) {
   GateSection change(core.tables);
   if (!change) return;  // before a fork: the policy can do without
   MutexLock hold(core.mutex);
-  core.policy->arrived(pages, how);
+  if (!touched.empty()) core.policy->arrived(touched, Arrival::kTouched);
+  if (pages != touched) core.policy->arrived(pages, how);
+  if (core.sharing.possible()) core.arrivals.push(pages, PageCount(kClumpPages));
 }
 
 // The part of `window` that is worth asking for, and how many pages of it are ours to bring home.
@@ -107,10 +110,7 @@ FaultResult Pager::migrate_to_ram(FaultContext& fault) noexcept {
     core.stats->windows.fetch_add(1, std::memory_order_relaxed);
     core.stats->window_pages.fetch_add(outcome.home.raw() - (outcome.fault_home ? 1 : 0), std::memory_order_relaxed);
   }
-  if (outcome.home.raw() != 0) {
-    note_arrival(core, {page, PageCount(1)}, Arrival::kTouched);
-    if (plan.range.count.raw() > 1) note_arrival(core, plan.range, Arrival::kAhead);
-  }
+  if (outcome.home.raw() != 0) note_arrival(core, plan.range, {page, PageCount(1)}, Arrival::kAhead);
   if (outcome.fault_failed) return FaultResult::kSigbus;
   return outcome.no_memory ? FaultResult::kOom : FaultResult::kDone;
 }
@@ -124,7 +124,7 @@ bool Pager::serve_hole(AddressSpace&, const PendingFault& fault, const Mapping& 
   const HoleFill::Filled filled = HoleFill(core, *lane).serve(fault.page, mapping);
   if (filled.pages.raw() == 0) return true;
   core.stats->zero_filled_pages.fetch_add(filled.pages.raw(), std::memory_order_relaxed);
-  note_arrival(core, filled.around, Arrival::kFresh);
+  note_arrival(core, filled.around, {}, Arrival::kFresh);
   core.note_resident();
   return true;
 }

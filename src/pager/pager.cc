@@ -98,7 +98,8 @@ std::int64_t Pager::background_step() noexcept {
   PagerCore& core = core_;
   core.background_sleeps.store(false, std::memory_order_relaxed);
   core.release_kept();
-  const std::int64_t due = std::min(core.adoption->step(), core.sharing.step());
+  const std::int64_t look_again = core.adoption->step();  // first: in a forked child nothing is known yet
+  const std::int64_t due = std::min(look_again, core.sharing.step());
   core.refresh_limit();
   core.note_resident();
 
@@ -115,7 +116,7 @@ std::int64_t Pager::background_step() noexcept {
       LaneLease lane(core, LaneLease::Who::kOther);
       const std::uint64_t want = std::min(resident_now - target, kBatch);
       PageCount gone = core.evict_some(PageCount(want), *lane, PagerCore::Effort::kBackground);
-      if (gone.raw() * 4 < want && core.sharing.possible() && core.resident.value() > most) {
+      if (gone.raw() * 4 < want && core.sharing.possible()) {
         gone += core.evict_some(PageCount(want) - gone, *lane, PagerCore::Effort::kCopyShared);
       }
       time = core.space.clock().now_ns();

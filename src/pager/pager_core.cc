@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::size_t kPinStretches = 8192;
 constexpr std::size_t kRememberedRefusals = 8192;
+constexpr std::size_t kRememberedArrivals = 4096;
 constexpr std::size_t kLaneBufferBytes = Lane::kBufferPages * kPageSize;
 constexpr std::int64_t kNoRoomPause = 1'000'000;
 constexpr std::uint32_t kLoneFaults = 32;
@@ -36,6 +37,7 @@ PagerCore::PagerCore(AddressSpace& space_in, Device& device_in, const PagerConfi
       pins(space_in.source(), kPinStretches),
       refusals(space_in.source(), kRememberedRefusals),
       sweep(space_in.mmu(), regions, pins, refusals),
+      arrivals(space_in.source(), kRememberedArrivals),
       fetch_streams(Streams::Ladder{{1, 8, 16, 64}}),
       hole_streams(Streams::Ladder{{1, 8, 64, 512}}) {}
 
@@ -69,7 +71,7 @@ Result<void> PagerCore::prepare(Pager& pager) noexcept {
   const bool complete = std::all_of(lanes.begin(), lanes.end(), [](Lane* l) { return l != nullptr && l->buffer != nullptr; }) &&
                         zeros != nullptr && own_policy != nullptr && own_policy->usable() && own_stats != nullptr;
   MutexLock hold(mutex);
-  if (!complete || !pins.usable() || !refusals.usable()) return fail(Errc::kNoMemory, 0, "pager");
+  if (!complete || !pins.usable() || !refusals.usable() || !arrivals.usable()) return fail(Errc::kNoMemory, 0, "pager");
   policy = config.policy != nullptr ? config.policy : own_policy;
   stats = config.stats != nullptr ? config.stats : own_stats;
   for (const FrameUse use : {FrameUse::kStaging, FrameUse::kLanding, FrameUse::kHuge}) {
@@ -94,6 +96,7 @@ void PagerCore::reset_in_child(PagerStats* stats_of_child) noexcept {
     MutexLock hold(mutex);
     regions.clear();
     refusals.clear();
+    arrivals.clear();
     changes.clear();
     changes_lost = false;
     policy->reset();
@@ -197,17 +200,18 @@ void PagerCore::make_room(std::uint64_t pages, Lane& lane) noexcept {
   if (now + pages + reserve_under(most) / 2 > most && !is_scattered()) kick();
   if (now + pages <= most) return;
   const std::int64_t time = space.clock().now_ns();
-  if (time < no_room_until.load(std::memory_order_relaxed)) {
-    stats->over_limit.fetch_add(1, std::memory_order_relaxed);
-    return;
+  const bool search = no_room_until.load(std::memory_order_relaxed) <= time;
+  if (search || sharing.possible()) {
+    stats->back_pressure.fetch_add(1, std::memory_order_relaxed);
+    const std::uint64_t batch = is_scattered() ? kScatteredBatch : kClumpPages;
+    (void)evict_some(PageCount(std::max(now + pages - most, batch)), lane, search ? Effort::kFault : Effort::kArrivals);
+    if (resident.value() + pages <= limit()) return;
   }
-  stats->back_pressure.fetch_add(1, std::memory_order_relaxed);
-  const std::uint64_t batch = is_scattered() ? kScatteredBatch : kClumpPages;
-  (void)evict_some(PageCount(std::max(now + pages - most, batch)), lane, Effort::kFault);
-  if (resident.value() + pages <= limit()) return;
   // Nothing that could go, or not enough: waiting would not help the program, and trying at each fault would hurt it.
   stats->over_limit.fetch_add(1, std::memory_order_relaxed);
-  no_room_until.store(time + kNoRoomPause, std::memory_order_relaxed);
+  if (!search) return;
+  const std::int64_t end = space.clock().now_ns();
+  no_room_until.store(end + std::max(kNoRoomPause, end - time), std::memory_order_relaxed);
   urgent.store(true, std::memory_order_relaxed);
   kick();
 }
@@ -215,27 +219,26 @@ void PagerCore::make_room(std::uint64_t pages, Lane& lane) noexcept {
 // ---- eviction ------------------------------------------------------------------------------------------------------
 
 PageCount PagerCore::evict_some(PageCount want, Lane& lane, Effort effort) noexcept {
-  const int most_barren = effort == Effort::kFault ? 8 : 64;
-  const int most_looks = effort == Effort::kFault ? 256 : 1024;
+  const int most_barren = is_hurried(effort) ? 8 : 64;
+  const int most_looks = is_hurried(effort) ? 256 : 1024;
+  // A lap looks at all memory there is. Where few pages can go each lap finds a few, and somebody may be waiting.
+  const int most_laps = is_hurried(effort) ? 6 : 16;
   PageCount gone;
-  int barren = 0, looks = 0;
-  while (gone < want && barren < most_barren && looks < most_looks && !stopped.load(std::memory_order_relaxed)) {
+  int barren = 0, looks = 0, laps = 0;
+  while (gone < want && barren < most_barren && looks < most_looks && laps < most_laps &&
+         !stopped.load(std::memory_order_relaxed)) {
     GateSection section(evictions);
     if (!section) break;
     PageRange victim;
     EvictionPolicy::Choice choice = EvictionPolicy::Choice::kNothing;
     {
       MutexLock hold(mutex);
-      sweep.begin(space.clock().now_ns(), effort == Effort::kCopyShared);
-      choice = policy->choose(sweep, want - gone, &victim);
-      const bool all_seen = effort == (sharing.possible() ? Effort::kCopyShared : Effort::kBackground);
-      if (choice == EvictionPolicy::Choice::kNothing && !sweep.saw_refused() && all_seen && resident.value() > limit()) {
-        raise(Pager::Notice::kNothingMoves);
-      }
+      choice = choose_locked(want - gone, effort, &victim);
     }
     if (choice == EvictionPolicy::Choice::kNothing) break;
-    if (choice == EvictionPolicy::Choice::kLookAgain) {
+    if (choice != EvictionPolicy::Choice::kVictim) {
       ++looks;
+      if (choice == EvictionPolicy::Choice::kCameRound) ++laps;
       continue;
     }
     const EvictionOutcome outcome = evict_victim(victim, lane, effort);
@@ -247,6 +250,33 @@ PageCount PagerCore::evict_some(PageCount want, Lane& lane, Effort effort) noexc
     }
   }
   return gone;
+}
+
+EvictionPolicy::Choice PagerCore::choose_locked(PageCount want, Effort effort, PageRange* victim) noexcept {
+  *victim = arrival_locked();
+  if (!victim->empty()) return EvictionPolicy::Choice::kVictim;
+  if (effort == Effort::kArrivals) return EvictionPolicy::Choice::kNothing;
+  sweep.begin(space.clock().now_ns(), effort == Effort::kCopyShared);
+  const EvictionPolicy::Choice choice = policy->choose(sweep, want, victim);
+  const bool all_seen = effort == (sharing.possible() ? Effort::kCopyShared : Effort::kBackground);
+  if (choice == EvictionPolicy::Choice::kNothing && !sweep.saw_refused() && all_seen && resident.value() > limit()) {
+    raise(Pager::Notice::kNothingMoves);
+  }
+  return choice;
+}
+
+PageRange PagerCore::arrival_locked() noexcept {
+  while (sharing.possible() && !arrivals.empty()) {
+    PageRange range = arrivals.pop();
+    const Region* region = regions.find(range.first);
+    if (region == nullptr || !region->may_evict()) continue;
+    range = range.intersect(region->range);
+    const PageRange pinned = pins.first_in(range);
+    if (pinned.first == range.first) range = PageRange::between(pinned.end(), range.end());
+    else if (!pinned.empty()) range = PageRange::between(range.first, pinned.first);
+    if (!range.empty()) return range;
+  }
+  return {};
 }
 
 EvictionOutcome PagerCore::evict_victim(PageRange victim, Lane& lane, Effort effort) noexcept {
@@ -265,7 +295,7 @@ EvictionOutcome PagerCore::evict_victim(PageRange victim, Lane& lane, Effort eff
   }
   if (outcome.refused.raw() != 0 && outcome.refusal == Errc::kBusy && sharing.possible()) {
     sharing.hurry();
-    if (effort == Effort::kFault) {
+    if (is_hurried(effort)) {
       kick();
     } else if (sharing.told_apart() || resident.value() > limit()) {
       settle(victim, outcome, lane, effort);
@@ -314,7 +344,7 @@ void PagerCore::settle(PageRange victim, const EvictionOutcome& outcome, Lane& l
   if (outcome.no_such_mapping) dropped_pages.fetch_add(victim.count.raw(), std::memory_order_relaxed);
   if (!outcome.kept.empty()) {
     // Pages around a control block that had left before it was found.
-    (void)Fetch(*this, lane).all_of(outcome.kept, effort == Effort::kFault ? Fetch::kHurried : Fetch::kPatient);
+    (void)Fetch(*this, lane).all_of(outcome.kept, is_hurried(effort) ? Fetch::kHurried : Fetch::kPatient);
   }
   if (total_bytes.load(std::memory_order_relaxed) != 0) refresh_limit();
 }

@@ -10,6 +10,7 @@
 #include "base/memory_source.h"
 #include "base/mutex.h"
 #include "migrate/address_space.h"
+#include "pager/arrivals.h"
 #include "pager/budget.h"
 #include "pager/eviction_policy.h"
 #include "pager/lane.h"
@@ -115,10 +116,12 @@ class PagerCore {
 
   // ---- eviction ----
   enum class Effort : std::uint8_t {
+    kArrivals,    // somebody waits, and a search has just been in vain: only what needs none
     kFault,       // somebody waits: give up soon, never wait for the program
     kBackground,  // may claim pages that another process has left
     kCopyShared,  // the same, and makes copies of pages that other processes map as well, so that they can move
   };
+  [[nodiscard]] static constexpr bool is_hurried(Effort effort) noexcept { return effort <= Effort::kFault; }
   PageCount evict_some(PageCount want, Lane& lane, Effort effort) noexcept;
   // One victim, with all that is to be remembered about it. The eviction gate has been entered.
   EvictionOutcome evict_victim(PageRange victim, Lane& lane, Effort effort) noexcept;
@@ -175,6 +178,7 @@ class PagerCore {
   PinTable pins GUARDED_BY(mutex);
   RefusalTable refusals GUARDED_BY(mutex);
   ResidentSweep sweep GUARDED_BY(mutex);
+  Arrivals arrivals GUARDED_BY(mutex);  // since the last fork, while pages may be shared
   RangeList<512> excluded GUARDED_BY(mutex);
   RangeList<256> managed GUARDED_BY(mutex);
   // Changes that came in while a scan was under way, which must doubt its result.
@@ -187,6 +191,9 @@ class PagerCore {
   std::uint32_t lone_faults = 0;  // in a row that continued no stream, beside their faulter
 
  private:
+  // What to try next, with the mutex held: what came in since a fork, else what the policy says.
+  EvictionPolicy::Choice choose_locked(PageCount want, Effort effort, PageRange* victim) noexcept REQUIRES(mutex);
+  [[nodiscard]] PageRange arrival_locked() noexcept REQUIRES(mutex);
   // Gives this process pages of its own where it has none, or (unless `copy`) where that costs nothing.
   [[nodiscard]] bool unshare(PageRange victim, Lane& lane, bool copy) noexcept;
   void settle(PageRange victim, const EvictionOutcome& outcome, Lane& lane, Effort effort) noexcept;

@@ -62,7 +62,7 @@ struct Cache {
     for (int i = 0; i < 1000; ++i) {
       const auto choice = policy.choose(view, PageCount(64), &victim);
       ASSERT_NE(choice, EvictionPolicy::Choice::kNothing) << "there are resident pages";
-      if (choice == EvictionPolicy::Choice::kLookAgain) continue;
+      if (choice != EvictionPolicy::Choice::kVictim) continue;
       ASSERT_EQ(victim.first.huge_base(), (victim.end() - PageCount(1)).huge_base());
       const std::uint64_t gone = view.evict(victim);
       ASSERT_GT(gone, 0u);
@@ -85,8 +85,8 @@ TEST(SecondChance, FindsNothingInEmptyMemory) {
   FakeView view;
   PageRange victim;
   int looks = 0;
-  while (policy.choose(view, PageCount(64), &victim) == EvictionPolicy::Choice::kLookAgain) ASSERT_LT(++looks, 10);
-  EXPECT_EQ(policy.choose(view, PageCount(64), &victim), EvictionPolicy::Choice::kLookAgain) << "and asks again later";
+  while (policy.choose(view, PageCount(64), &victim) == EvictionPolicy::Choice::kCameRound) ASSERT_LT(++looks, 10);
+  EXPECT_EQ(policy.choose(view, PageCount(64), &victim), EvictionPolicy::Choice::kCameRound) << "and asks again later";
 }
 
 TEST(SecondChance, TakesNeighboursTogether) {

@@ -101,7 +101,7 @@ bool SecondChance::start_lap() noexcept {
 EvictionPolicy::Choice SecondChance::choose(ResidentView& view, PageCount want, PageRange* victim) noexcept {
   Clump clump;
   for (int looks = 0; looks < kLooksPerCall; ++looks) {
-    if (!view.next(hand_, &clump)) return start_lap() ? Choice::kLookAgain : Choice::kNothing;
+    if (!view.next(hand_, &clump)) return start_lap() ? Choice::kCameRound : Choice::kNothing;
     hand_ = clump.range.end();
     if (!is_due(clump)) continue;
     found_ = true;

@@ -65,7 +65,7 @@ std::uint64_t Sharing::claim_all() noexcept {
       const std::size_t i = core_.regions.at_or_above(at);
       if (i == core_.regions.size()) return shared;
       range = core_.regions[i].range;
-      managed = core_.regions[i].may_evict();
+      managed = core_.regions[i].kind == Eligibility::kManaged;  // watched or not yet
     }
     if (managed) shared += claim(range);
     at = range.end();

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "mm/heap_source.h"
+#include "pager/arrivals.h"
 #include "pager/pin_table.h"
 #include "pager/refusals.h"
 #include "pager/region_table.h"
@@ -23,6 +24,36 @@ struct PinModel {
     return (counts.contains(page) && counts.at(page) != 0) || kept.contains(page);
   }
 };
+
+TEST(Arrivals, OldestFirstAndNeighboursTogether) {
+  HeapSource source;
+  Arrivals arrivals(source, 3);
+  ASSERT_TRUE(arrivals.usable());
+  const PageCount most(64);
+  arrivals.push(pages(1000, 8), most);
+  arrivals.push(pages(1008, 8), most);
+  arrivals.push(pages(1010, 2), most);  // known already
+  arrivals.push(pages(3000, 1), most);
+  EXPECT_EQ(arrivals.pop(), pages(1000, 16));
+  EXPECT_EQ(arrivals.pop(), pages(3000, 1));
+  EXPECT_TRUE(arrivals.empty());
+}
+
+TEST(Arrivals, KeepsTheNewestAndCutsAtUnits) {
+  HeapSource source;
+  Arrivals arrivals(source, 2);
+  arrivals.push(pages(1, 4), PageCount(64));
+  arrivals.push(pages(510, 2), PageCount(64));
+  arrivals.push(pages(512, 2), PageCount(64));  // another 2 MiB: not one victim with its neighbour
+  EXPECT_EQ(arrivals.pop(), pages(510, 2));
+  arrivals.push(pages(514, 62), PageCount(64));
+  arrivals.push(pages(576, 1), PageCount(64));  // full
+  EXPECT_EQ(arrivals.pop(), pages(512, 64));
+  EXPECT_EQ(arrivals.pop(), pages(576, 1));
+  arrivals.push(pages(1, 1), PageCount(64));
+  arrivals.clear();
+  EXPECT_TRUE(arrivals.empty());
+}
 
 TEST(PinTable, BehavesAsACountPerPage) {
   for (unsigned seed = 1; seed <= 40; ++seed) {
