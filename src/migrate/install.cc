@@ -39,15 +39,16 @@ void Installer::clear_slot_locked(PageIndex at, Pfn tag) noexcept {
 
 Progress Installer::put_locked(PageIndex first, std::uint64_t n, Pfn frame, bool by_move, bool protect) noexcept {
   // Whoever waited may run before the slot is cleared: he finds the page, and to change it he needs us to read a message.
+  const Wake wake = read_only_ ? Wake::kNo : Wake::kYes;
   if (!by_move) {
-    const Progress copied = space_.mmu().copy(first, space_.bytes(frame), PageCount(n), Wake::kYes, protect);
+    const Progress copied = space_.mmu().copy(first, space_.bytes(frame), PageCount(n), wake, protect);
     space_.forget_faults_locked({first, copied.done});
     return copied;
   }
-  const Progress moved = space_.mmu().move(first, frame.frame(), PageCount(n), protect ? Wake::kNo : Wake::kYes);
+  const Progress moved = space_.mmu().move(first, frame.frame(), PageCount(n), protect ? Wake::kNo : wake);
   if (protect && moved.done.raw() != 0) {
     (void)space_.protect_locked({first, moved.done});
-    space_.mmu().wake({first, moved.done});
+    if (wake == Wake::kYes) space_.mmu().wake({first, moved.done});
   }
   space_.forget_faults_locked({first, moved.done});
   return moved;

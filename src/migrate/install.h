@@ -7,7 +7,8 @@ namespace whimbrel {
 
 class Installer {
  public:
-  // `read_only`: the mapping forbids writing, whatever it says at this moment.
+  // `read_only`: the mapping forbids writing, whatever it says at this moment. Nobody is woken then: who has lifted the
+  // protection does it once it is back, lest a toucher finds the mapping writable.
   explicit Installer(AddressSpace& space, bool read_only = false) noexcept : space_(space), read_only_(read_only) {}
   // For the analysis, which does not see that both speak of the same lock: the caller holds it.
   void lock_is_held() const noexcept ASSERT_CAPABILITY(space_.mutex()) {}

@@ -79,6 +79,7 @@ int Mirror::block_to_device(PageRange block) noexcept {
   }
   session_.forget_elsewhere(*this, block);
   migrate_vma_finalize(space, args);
+  if (args.read_only && !lift.lifted()) space.mmu().wake(block);
   return 0;
 }
 

@@ -20,14 +20,13 @@ class ProtectionLift {
  public:
   // Lifts the protection of `range` when it lies in one private anonymous mapping that may be read but not written.
   ProtectionLift(AddressSpace& space, PageRange range) noexcept NO_THREAD_SAFETY_ANALYSIS
-      : at_(pointer(range.first)),
-        bytes_(range.count.bytes()) {
+      : space_(space), range_(range) {
     const Result<Mapping> before = space.mmu().mapping_at_or_above(range.first);
     if (!before || !needs_lift(*before, range)) return;
     protection_mutex().lock();
     // Asked again: only now nobody changes it.
     const Result<Mapping> mapping = space.mmu().mapping_at_or_above(range.first);
-    if (mapping && needs_lift(*mapping, range) && sys::mprotect(at_, bytes_, PROT_READ | PROT_WRITE)) {
+    if (mapping && needs_lift(*mapping, range) && set_protection(PROT_READ | PROT_WRITE)) {
       protection_ = PROT_READ | (mapping->has(Mapping::kExecutable) ? PROT_EXEC : 0);
       lifted_ = true;
       return;
@@ -42,8 +41,9 @@ class ProtectionLift {
   void restore() noexcept NO_THREAD_SAFETY_ANALYSIS {
     if (!lifted_) return;
     lifted_ = false;
-    (void)sys::mprotect(at_, bytes_, protection_);
+    (void)set_protection(protection_);
     protection_mutex().unlock();
+    space_.mmu().wake(range_);  // what came home meanwhile woke nobody, so that nobody finds the mapping writable
   }
 
  private:
@@ -51,10 +51,12 @@ class ProtectionLift {
     return mapping.range.contains(range) && mapping.is_private_anonymous() && mapping.has(Mapping::kReadable) &&
            !mapping.has(Mapping::kWritable);
   }
-  static void* pointer(PageIndex page) noexcept { return reinterpret_cast<void*>(page.address().raw()); }
+  bool set_protection(int protection) const noexcept {
+    return sys::mprotect(reinterpret_cast<void*>(range_.first.address().raw()), range_.count.bytes(), protection).has_value();
+  }
 
-  void* const at_;
-  const std::size_t bytes_;
+  AddressSpace& space_;
+  const PageRange range_;
   int protection_ = 0;
   bool lifted_ = false;
 };

@@ -210,10 +210,15 @@ bool Session::serve_hole(AddressSpace& space, const PendingFault& fault, const M
     const Result<std::size_t> present = space.mmu().scan(unit, run, nullptr);
     // Whether huge pages are wanted only the slow query tells: asked once for each untouched unit.
     if (present && *present == 0 && wants_huge(space, fault.page)) {
-      ProtectionLift lift(space, unit);
-      MutexLock hold(space.mutex());
-      if (space.table().next_used(unit.first, unit.end()) == unit.end() &&
-          install_huge_zeros_locked(space, unit, fault.write)) {
+      bool installed = false;
+      {
+        const ProtectionLift lift(space, unit);
+        MutexLock hold(space.mutex());
+        installed = space.table().next_used(unit.first, unit.end()) == unit.end() &&
+                    install_huge_zeros_locked(space, unit, fault.write);
+      }
+      if (installed) {
+        space.mmu().wake(unit);
         return true;
       }
     }
@@ -234,9 +239,7 @@ bool Session::install_huge_zeros_locked(AddressSpace& space, PageRange unit, boo
   }
   space.page(*frame)->unlock();
   space.put_page(*frame);
-  if (moved.done.raw() == 0 && moved.failed) return false;
-  space.mmu().wake(unit);
-  return true;
+  return moved.done.raw() != 0 || !moved.failed;
 }
 
 bool Session::serve_write_protect(AddressSpace& space, const PendingFault& fault) noexcept {
