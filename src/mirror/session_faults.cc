@@ -180,6 +180,9 @@ void Session::dissolve_unit_locked(PageRange unit, PageRange hole) noexcept {
   Progress moved = mmu_->move(frame->frame(), unit.first, unit.count, Wake::kNo);
   // Whoever touches a page from here on waits for the lock that we hold.
   const std::byte* bytes = space_->bytes(*frame);
+  if (moved.failed && moved.error.code == Errc::kBusy && moved.done.raw() == 0 && discarder_.discard_locked(*space_, unit)) {
+    moved = {unit.count, false, {}};  // a fork shares it, and nobody has written it since: the frame's zeros are its contents
+  }
   const bool whole = !moved.failed && all_zero(bytes, kHugeSize);
   for (std::uint64_t i = 0; i < moved.done.raw(); ++i) {
     const PageIndex at = unit.first + PageCount(i);

@@ -131,7 +131,7 @@ static void* count_up(void* argument) {
   return NULL;
 }
 
-static void counters_under_migration(const struct kind* kind, char* at, size_t pages) {
+static void counters_under_migration(const struct kind* kind, char* at, size_t pages, unsigned rounds) {
   const int nodes[] = {open_node(kind->node), open_node(kind->other)};
   atomic_bool stop = false;
   struct worker workers[THREADS];
@@ -140,7 +140,7 @@ static void counters_under_migration(const struct kind* kind, char* at, size_t p
     workers[i] = (struct worker){.kind = kind, .at = at, .pages = pages, .number = i, .stop = &stop};
     REQUIRE(pthread_create(&threads[i], NULL, count_up, &workers[i]) == 0);
   }
-  for (unsigned round = 0; round < 4 * ROUNDS; round++) {
+  for (unsigned round = 0; round < rounds; round++) {
     const int node = nodes[round / 8 % 2];
     const int error = to_device(node, at, pages).error;
     EXPECT(error == 0 || error == ENOENT);
@@ -155,12 +155,13 @@ static void counters_under_migration(const struct kind* kind, char* at, size_t p
 }
 
 MIRROR_CASE(threads, counters_survive_migration, EACH_KIND) {
-  counters_under_migration(kind, map_pages(0, 32, READ_WRITE, SMALL_PAGES), 32);
+  counters_under_migration(kind, map_pages(0, 32, READ_WRITE, SMALL_PAGES), 32, 4 * ROUNDS);
 }
 
 MIRROR_CASE(threads, counters_in_a_unit_survive_migration, EACH_KIND) {
   char* at = map_huge_stamped(0, 1, 0);
-  counters_under_migration(kind, at, 512);
+  // Fewer rounds: each is 512 faults, which share the processors with threads that never rest.
+  counters_under_migration(kind, at, 512, ROUNDS);
 }
 
 static void* map_and_unmap(void* argument) {

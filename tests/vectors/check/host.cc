@@ -49,6 +49,11 @@ std::set<std::string> host_conditions() {
   return conditions;
 }
 
+std::uint64_t background_collapses() {
+  const auto count = read_file("/sys/kernel/mm/transparent_hugepage/khugepaged/pages_collapsed");
+  return count ? std::strtoull(count->c_str(), nullptr, 10) : 0;
+}
+
 const std::set<std::string>& known_conditions() {
   static const std::set<std::string> known = {"no-zero-page", "no-huge-pages"};
   return known;
