@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 
 #include "cli/available_memory.h"
@@ -61,6 +62,19 @@ int read_limits(const RunOptions& options, Limits* out) {
     out->ram = half > kSmallestBudget ? half : kSmallestBudget;
   }
   return 0;
+}
+
+// The specification with its path absolute: the program's processes may be anywhere.
+std::string with_absolute_path(const std::string& spec) {
+  const std::size_t colon = spec.find(':');
+  if (colon == std::string::npos || colon + 1 == spec.size() || spec[colon + 1] == '/' || spec[colon + 1] == ',') return spec;
+  for (const DeviceKind* kind : built_in_devices()) {
+    if (!kind->starts_with_path || kind->name != std::string_view(spec).substr(0, colon)) continue;
+    std::error_code error;
+    const std::string here = std::filesystem::current_path(error).string();
+    if (!error) return spec.substr(0, colon + 1) + here + "/" + spec.substr(colon + 1);
+  }
+  return spec;
 }
 
 int check_device(const std::string& spec) {
@@ -130,7 +144,9 @@ void write_report(int fd, const std::string& text) {
 
 }  // namespace
 
-int run_command(const RunOptions& options) {
+int run_command(const RunOptions& given) {
+  RunOptions options = given;
+  options.device = with_absolute_path(given.device);
   if (options.command.empty()) return complain(kExitUsage, "no program given", "whimbrel run --ram 64M -- PROGRAM ARGUMENTS");
   Limits limits;
   if (const int bad = read_limits(options, &limits)) return bad;

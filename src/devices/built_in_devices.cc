@@ -1,8 +1,10 @@
-// The kinds of device that keep contents in the process's own memory: what their options are and how they are made.
+// The kinds of device there are. Here those that keep contents in the process's own memory: what their options are and
+// how they are made.
 #include <array>
 
 #include "devices/compressed_device.h"
 #include "devices/device_spec.h"
+#include "devices/file/file_kind.h"
 #include "devices/ram_device.h"
 #include "devices/spec_options.h"
 
@@ -115,7 +117,7 @@ constexpr DeviceKind kZstd = {.name = "zstd",
                               .check = check_compressed<CodecId::kZstd>,
                               .make = make_compressed<CodecId::kZstd>,
                               .destroy = destroy<CompressedDevice>};
-constexpr std::array kKinds = {&kRam, &kLz4, &kZstd};
+constexpr std::array kKinds = {&kRam, &kLz4, &kZstd, &kFileDevice};
 
 }  // namespace
 

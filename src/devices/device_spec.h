@@ -44,6 +44,8 @@ struct DeviceKind {
   Result<Device*> (*make)(std::string_view arguments, const DeviceEnvironment& environment,
                           SpecMessage& message) noexcept;
   void (*destroy)(MemorySource& memory, Device* device) noexcept;
+  // The arguments begin with a path: whoever hands the specification to a process elsewhere makes that absolute.
+  bool starts_with_path = false;
 };
 
 // Owns a device that was made by its kind.
@@ -76,7 +78,7 @@ class DeviceHandle {
   Device* device_ = nullptr;
 };
 
-// ram, lz4 and zstd.
+// ram, lz4, zstd and file.
 [[nodiscard]] DeviceKinds built_in_devices() noexcept;
 
 // Whether the text is a good specification. kInvalid with a message that says what is wrong and what is allowed.

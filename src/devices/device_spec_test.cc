@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -93,9 +96,9 @@ struct Bad {
 
 TEST(DeviceSpec, BadOnesAreExplained) {
   const Bad cases[] = {
-      {"", "the device is empty; name one of ram, lz4 and zstd"},
-      {"zst", "there is no device 'zst'; there are ram, lz4 and zstd"},
-      {"ZSTD", "there is no device 'ZSTD'; there are ram, lz4 and zstd"},
+      {"", "the device is empty; name one of ram, lz4, zstd and file"},
+      {"zst", "there is no device 'zst'; there are ram, lz4, zstd and file"},
+      {"ZSTD", "there is no device 'ZSTD'; there are ram, lz4, zstd and file"},
       {"zstd:levle=3", "zstd: there is no option 'levle'; zstd takes unit=4K..64K, capacity=SIZE, level=1..19"},
       {"zstd:3", "zstd: there is no option '3'; zstd takes unit=4K..64K, capacity=SIZE, level=1..19"},
       {"lz4:level=3", "lz4: there is no option 'level'; lz4 takes unit=4K..64K, capacity=SIZE"},
@@ -112,6 +115,16 @@ TEST(DeviceSpec, BadOnesAreExplained) {
       {"zstd:capacity=10X", "zstd: capacity is '10X', but must be a size of at least 1M, e.g. 256M or 1.5G"},
       {"zstd:capacity=0", "zstd: capacity is '0', but must be a size of at least 1M, e.g. 256M or 1.5G"},
       {"zstd:level=3,level=4", "zstd: level is given twice"},
+      {"file", "file: names no place; file:PATH, with PATH a new file, a directory or a block device"},
+      {"file:,size=1G", "file: names no place; file:PATH, with PATH a new file, a directory or a block device"},
+      {"file:/var/tmp,colour=red",
+       "file: there is no option 'colour'; file takes size=SIZE, direct=auto|on|off, extent=4K..256K, "
+       "compress=none|lz4|zstd, depth=1..64, ring=auto|off, force=off|on"},
+      {"file:/var/tmp,direct=maybe", "file: direct is 'maybe', but must be auto or on or off"},
+      {"file:/var/tmp,extent=48K", "file: extent is '48K', but must be a power of two from 4K to 256K"},
+      {"file:/var/tmp,compress=zstd,extent=256K", "file: extent is '256K', but with compress it can be at most 64K"},
+      {"file:/var/tmp,depth=0", "file: depth is '0', but must be a number from 1 to 64"},
+      {"file:/var/tmp,size=5", "file: size is '5', but must be a size of at least 1M, e.g. 256M or 1.5G"},
       {"zstd:level=3,,unit=4K", "zstd: there is no option ''; zstd takes unit=4K..64K, capacity=SIZE, level=1..19"},
   };
   for (const Bad& bad : cases) {
@@ -159,6 +172,11 @@ TEST(DeviceSpec, DevicesAreMadeAsTold) {
     DeviceHandle moved = make("lz4");
     moved = make("ram");
     EXPECT_STREQ(moved->traits().name, "ram");
+    const DeviceHandle file = make("file:/var/tmp,size=1G,extent=16K,compress=lz4");
+    EXPECT_STREQ(file->traits().name, "file");
+    EXPECT_EQ(file->traits().unit_pages, 4u);
+    EXPECT_EQ(file->stats().capacity_bytes, 1ull << 30);
+    EXPECT_FALSE(file->traits().in_process_memory);
   }
   EXPECT_EQ(memory.bytes_in_use(), 0u);
 }
@@ -166,13 +184,47 @@ TEST(DeviceSpec, DevicesAreMadeAsTold) {
 TEST(DeviceSpec, AFailedSetUpSaysWhichDevice) {
   TestMemory memory(4096);
   SpecMessage message;
-  for (const char* text : {"ram", "lz4", "zstd"}) {
+  for (const std::string text : {"ram", "lz4", "zstd", "file:/var/tmp"}) {
     const Result<DeviceHandle> device = make_device(text, {.memory = memory, .kinds = built_in_devices()}, message);
     ASSERT_FALSE(device.has_value());
     EXPECT_EQ(device.error().code, Errc::kNoMemory);
-    EXPECT_TRUE(message.text().starts_with(std::string(text) + ": cannot be set up: ")) << message.text();
+    const std::string name = text.substr(0, text.find(':'));
+    EXPECT_TRUE(message.text().starts_with(name + ": cannot be set up: ")) << message.text();
     EXPECT_EQ(memory.bytes_in_use(), 0u);
   }
+}
+
+// What a path stands for decides; nothing of what is there is touched unless it is forced.
+TEST(DeviceSpec, PathsAreLookedAt) {
+  std::string directory = "/var/tmp/whimbrel-spec-XXXXXX";
+  ASSERT_NE(::mkdtemp(directory.data()), nullptr);
+  const std::string file = directory + "/precious";
+  std::ofstream(file) << "text";
+  const auto explanation = [](const std::string& text) {
+    SpecMessage message;
+    const bool good = check_device_spec(text, built_in_devices(), message).has_value();
+    EXPECT_EQ(good, message.empty());
+    // Making it comes to the same verdict.
+    TestMemory memory;
+    SpecMessage again;
+    const bool made = make_device(text, {.memory = memory, .kinds = built_in_devices()}, again).has_value();
+    EXPECT_EQ(made, good) << text << ": " << again.text();
+    return std::string(message.text());
+  };
+  EXPECT_EQ(explanation("file:" + directory), "");
+  EXPECT_EQ(explanation("file:" + directory + "/new"), "");
+  EXPECT_FALSE(std::filesystem::exists(directory + "/new")) << "its name stays";
+  EXPECT_EQ(explanation("file:" + file),
+            "file: " + file + " exists already, and its contents would be lost; name a new file or a directory, or add "
+            "force=on to overwrite it");
+  EXPECT_EQ(std::filesystem::file_size(file), 4u);
+  EXPECT_EQ(explanation("file:" + directory + "/no/where"),
+            "file: " + directory + "/no/where lies in a directory that cannot be reached: no such file or directory");
+  EXPECT_EQ(explanation("file:" + file + "/below"), "file: " + file + "/below cannot be reached: not a directory");
+  EXPECT_EQ(explanation("file:/dev/null"), "file: /dev/null is neither a file, a directory nor a block device");
+  EXPECT_EQ(explanation("file:" + file + ",force=on"), "");
+  EXPECT_EQ(std::filesystem::file_size(file) % 4096, 0u) << "forced";
+  std::filesystem::remove_all(directory);
 }
 
 // A kind from outside takes part by being in the list, and can make devices itself.
@@ -194,7 +246,7 @@ TEST(DeviceSpec, FurtherKindsCanBeAdded) {
   EXPECT_FALSE(check_device_spec("wrap:zstd:level=77", kinds, message).has_value());
   EXPECT_EQ(message.text(), "zstd: level is '77', but must be a number from 1 to 19");
   EXPECT_FALSE(check_device_spec("wrap", kinds, message).has_value());
-  EXPECT_EQ(message.text(), "the device is empty; name one of ram, lz4, zstd and wrap");
+  EXPECT_EQ(message.text(), "the device is empty; name one of ram, lz4, zstd, file and wrap");
   TestMemory memory;
   EXPECT_EQ(make_device("wrap:lz4", {.memory = memory, .kinds = kinds}, message).error().code, Errc::kNotSupported);
   EXPECT_EQ(memory.bytes_in_use(), 0u);

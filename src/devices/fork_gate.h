@@ -19,6 +19,8 @@ class ForkGate {
  public:
   void enter() noexcept;
   void leave() noexcept;
+  // Whether somebody waits for those inside: whoever has much to do there had better come out in between.
+  [[nodiscard]] bool is_closing() const noexcept { return (state_.load(std::memory_order_relaxed) & kClosed) != 0; }
   // Waits for those inside; arriving threads wait until open(). Concurrent closers take turns.
   void close() noexcept;
   void open() noexcept;

@@ -27,9 +27,18 @@ void add_value(const SpecOption& option, std::uint64_t value, SpecMessage& messa
   }
 }
 
+void add_choices(const SpecOption& option, std::string_view between, SpecMessage& message) noexcept {
+  for (std::size_t i = 0; i < option.choices.size(); ++i) {
+    if (i > 0) message.add(between);
+    message.add(option.choices[i]);
+  }
+}
+
 // What the option allows, as in "level must be ...".
 void add_allowed(const SpecOption& option, SpecMessage& message) noexcept {
   switch (option.type) {
+    case SpecOption::Type::kChoice:
+      return add_choices(option, " or ", message);
     case SpecOption::Type::kNumber:
       message.add("a number from ");
       break;
@@ -71,6 +80,14 @@ std::unexpected<Error> unknown(std::string_view device, std::string_view name, s
 
 Result<void> set_option(std::string_view device, const SpecOption& option, std::string_view text,
                         SpecMessage& message) noexcept {
+  if (option.type == SpecOption::Type::kChoice) {
+    for (std::size_t i = 0; i < option.choices.size(); ++i) {
+      if (option.choices[i] != text) continue;
+      *option.value = i;
+      return {};
+    }
+    return bad_value(device, option, text, message);
+  }
   const bool number = option.type == SpecOption::Type::kNumber;
   const std::optional<std::uint64_t> value = number ? parse_number(text) : parse_size(text);
   const bool good = value && *value >= option.min && *value <= option.max &&
@@ -98,6 +115,10 @@ void describe_options(std::span<const SpecOption> options, SpecMessage& message)
   for (const SpecOption& option : options) {
     if (&option != options.data()) message.add(", ");
     message.add(option.name).add("=");
+    if (option.type == SpecOption::Type::kChoice) {
+      add_choices(option, "|", message);
+      continue;
+    }
     if (option.max == kNoLimit) {
       message.add("SIZE");
       continue;

@@ -12,11 +12,12 @@ namespace whimbrel {
 
 // One option that a kind of device takes. `value` keeps its default when the option is not given.
 struct SpecOption {
-  enum class Type : std::uint8_t { kNumber, kSize, kUnit };
+  enum class Type : std::uint8_t { kNumber, kSize, kUnit, kChoice };
   std::string_view name;
   Type type = Type::kNumber;
   std::uint64_t min = 0, max = 0;  // kUnit: powers of two only
-  std::uint64_t* value = nullptr;
+  std::uint64_t* value = nullptr;  // kChoice: the position in `choices`
+  std::span<const std::string_view> choices = {};
 };
 
 // Reads `name=value` pairs separated by commas, each name at most once. kInvalid with a message: it names the option

@@ -56,15 +56,6 @@ void fill_control_block(std::byte* at) noexcept {
   __asm__("movq %%fs:0x30, %0" : "=r"(block->pointer_guard));
 }
 
-void close_all_but(Descriptors::Span keep) noexcept {
-  if (keep.end <= keep.first) {
-    sys::close_range(0, ~0u);
-    return;
-  }
-  if (keep.first > 0) sys::close_range(0, static_cast<unsigned>(keep.first) - 1);
-  sys::close_range(static_cast<unsigned>(keep.end), ~0u);
-}
-
 }  // namespace
 
 RawEngineThreads::RawEngineThreads(MemorySource& memory, const EngineThreadOptions& options) noexcept
@@ -94,9 +85,35 @@ void RawEngineThreads::free_block(std::byte* block) noexcept {
   memory_.give(block, block_bytes());
 }
 
+void RawEngineThreads::keep_also(std::span<const int> numbers) noexcept {
+  CHECK(numbers.size() <= kMostKept);
+  kept_count_ = 0;
+  for (const int number : numbers) {
+    std::size_t at = kept_count_++;
+    for (; at > 0 && kept_[at - 1] > number; --at) kept_[at] = kept_[at - 1];
+    kept_[at] = number;
+  }
+}
+
+void RawEngineThreads::close_all_but_kept() const noexcept {
+  unsigned from = 0;  // everything below has been looked at
+  const auto keep = [&from](int first, int end) {
+    if (static_cast<unsigned>(first) > from) sys::close_range(from, static_cast<unsigned>(first) - 1);
+    if (static_cast<unsigned>(end) > from) from = static_cast<unsigned>(end);
+  };
+  std::size_t next = 0;
+  const Descriptors::Span span = options_.keep;
+  if (span.end > span.first) {
+    for (; next < kept_count_ && kept_[next] < span.first; ++next) keep(kept_[next], kept_[next] + 1);
+    keep(span.first, span.end);
+  }
+  for (; next < kept_count_; ++next) keep(kept_[next], kept_[next] + 1);
+  sys::close_range(from, ~0u);
+}
+
 void RawEngineThreads::run(void* slot_pointer) {
   const auto* const slot = static_cast<const Slot*>(slot_pointer);
-  if (slot->first) close_all_but(slot->owner->options_.keep);
+  if (slot->first) slot->owner->close_all_but_kept();
   slot->body(slot->argument);
 }
 

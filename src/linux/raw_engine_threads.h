@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <span>
 
 #include "base/memory_source.h"
 #include "base/mutex.h"
@@ -22,6 +23,10 @@ class RawEngineThreads final : public EngineThreads {
   [[nodiscard]] std::uint32_t thread_id(int n) const noexcept override;
   void forget_after_fork() noexcept override;
 
+  // More numbers, at most kMostKept of them, that stay open in the table of each first thread started from now on.
+  static constexpr std::size_t kMostKept = 16;
+  void keep_also(std::span<const int> numbers) noexcept;
+
  private:
   // One block of memory per thread, from low to high: guard, stack, thread-local storage, thread control block.
   struct Slot {
@@ -37,11 +42,14 @@ class RawEngineThreads final : public EngineThreads {
   [[nodiscard]] std::byte* make_block() noexcept;
   void free_block(std::byte* block) noexcept;
   [[nodiscard]] std::size_t block_bytes() const noexcept;
+  void close_all_but_kept() const noexcept;
   static void run(void* slot);
 
   MemorySource& memory_;
   const EngineThreadOptions options_;
   const std::size_t tls_bytes_;
+  int kept_[kMostKept] = {};  // ascending
+  std::size_t kept_count_ = 0;
   mutable Mutex mutex_;  // which slots are taken; everything else in a slot belongs to its thread's starter
   Slot slots_[kMost];
 };

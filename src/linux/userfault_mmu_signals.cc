@@ -27,7 +27,7 @@ class ThreadFile {
     do digits[n++] = static_cast<char>('0' + thread % 10);
     while ((thread /= 10) != 0);
     while (n > 0) *at++ = digits[--n];
-    std::strcpy(at, name);
+    std::memcpy(at, name, std::strlen(name) + 1);
     const Result<std::size_t> got = sys::read_text(path, text_, sizeof text_);
     length_ = got ? *got : 0;
   }

@@ -102,6 +102,17 @@ class Device {
   virtual void prepare_fork() noexcept {}
   virtual void after_fork_in_parent() noexcept {}
   virtual void after_fork_in_child() noexcept {}
+
+  // A device with descriptors. Those live in the table of the engine's threads, of which a child inherits nothing. So
+  // prepare_fork() opens what the child needs in the table of the forking thread, and after_fork_in_parent() closes it
+  // there. In the child carried() names them until drop_carried(); the first engine thread starts with copies of them
+  // and calls settle_in_child(); then the forking thread calls drop_carried(), which closes its own.
+  [[nodiscard]] virtual std::span<const int> carried() const noexcept { return {}; }
+  virtual void settle_in_child() noexcept {}
+  virtual void drop_carried() noexcept {}
+
+  // The last failure of the device itself, for a message; an empty `where`: none. Any thread.
+  [[nodiscard]] virtual Error last_error() const noexcept { return {}; }
 };
 
 }  // namespace whimbrel

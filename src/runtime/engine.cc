@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "linux/errno_text.h"
 #include "linux/sys.h"
 
 namespace whimbrel {
@@ -213,15 +214,38 @@ void Engine::publish() noexcept {
   slot_->updated_ns.store(static_cast<std::uint64_t>(clock_.now_ns()), kRelaxed);
 }
 
+// " (writing to the file: no space left)", or nothing.
+void Engine::say_cause(std::span<char> to) const noexcept {
+  const Error error = device_->last_error();
+  std::size_t used = 0;
+  const auto add = [&](const char* text) {
+    for (; *text != 0 && used + 1 < to.size(); ++text) to[used++] = *text;
+  };
+  if (*error.where != 0) {
+    add(" (");
+    add(error.where);
+    if (error.sys != 0) {
+      add(": ");
+      add(sys::errno_text(error.sys));
+    }
+    add(")");
+  }
+  to[used] = 0;
+}
+
 void Engine::tell_notices() noexcept {
   const std::uint32_t notices = pager_->take_notices();
   if (notices == 0) return;
   const auto raised = [notices](Pager::Notice n) { return (notices & static_cast<std::uint32_t>(n)) != 0; };
+  char cause[96];
+  say_cause(cause);
   if (raised(Pager::Notice::kDeviceFull)) {
-    say("the device is full: pages stay in RAM and the budget cannot be held; next: give the device more room");
+    say("the device is full", cause, ": pages stay in RAM and the budget cannot be held; next: give the device more room");
   }
-  if (raised(Pager::Notice::kDeviceError)) say("the device fails to store: pages stay in RAM, nothing is lost");
-  if (raised(Pager::Notice::kLoadError)) say("the device failed to give contents back: that access got SIGBUS");
+  if (raised(Pager::Notice::kDeviceError)) say("the device fails to store", cause, ": pages stay in RAM, nothing is lost");
+  if (raised(Pager::Notice::kLoadError)) {
+    say("the device failed to give contents back", cause, ": that access got SIGBUS");
+  }
   if (raised(Pager::Notice::kCannotFit)) {
     char digits[24];
     std::size_t at = sizeof digits - 1;

@@ -84,6 +84,7 @@ class Engine final : private Footprint {
   void stay_with_the_faulter() noexcept;
   void publish() noexcept;
   void tell_notices() noexcept;
+  void say_cause(std::span<char> to) const noexcept;
   void say(const char* text, const char* detail = "", const char* more = "") const noexcept;
   void open_slot() noexcept;
   [[nodiscard]] std::uint64_t start_threshold() const noexcept;
@@ -95,7 +96,7 @@ class Engine final : private Footprint {
   [[nodiscard]] Result<void> make_pager() noexcept;
   [[nodiscard]] Result<void> start_fault_thread() noexcept;
   static void fault_entry(void* self) noexcept;
-  [[nodiscard]] std::uint64_t own_bytes() const noexcept override { return stacks_.bytes_in_use() + tables_.bytes_in_use(); }
+  [[nodiscard]] std::uint64_t own_bytes() const noexcept override;
 
   // ---- rights (engine_identity.cc) ----
   [[nodiscard]] bool is_ours() const noexcept;

@@ -59,6 +59,12 @@ Result<void> Engine::make_the_device() noexcept {
   return {};
 }
 
+// A device that keeps contents elsewhere still has tables and buffers here, which its held bytes do not count.
+std::uint64_t Engine::own_bytes() const noexcept {
+  const std::uint64_t engine = stacks_.bytes_in_use() + tables_.bytes_in_use();
+  return device_ && !device_->traits().in_process_memory ? engine + store_.bytes_in_use() : engine;
+}
+
 Result<void> Engine::make_pager() noexcept {
   PagerConfig config;
   config.ram_bytes = settings_.ram_bytes;

@@ -55,20 +55,24 @@ void Engine::after_fork_in_child() noexcept {
   }
   child_result_.store(ChildResult::kPending, std::memory_order_relaxed);
   const bool must_wait = take_over_now_;
+  const bool has_device = static_cast<bool>(device_);
+  if (has_device) threads_->keep_also(device_->carried());
   const Result<int> thread = threads_->start_first(&Engine::background_entry, this);
   if (!thread) {
     phase_.store(Phase::kOff, std::memory_order_release);
     slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
     if (must_wait) go_on_unmanaged_or_stop(bring_home_by_hand());
-    return;
+  } else if (must_wait) {
+    wait_for_take_over();
   }
-  if (must_wait) wait_for_take_over();
+  if (has_device) device_->drop_carried();
 }
 
 // On the child's background thread: fresh descriptors, everything away watched again, tables put right.
 Engine::ChildResult Engine::take_over_in_child() noexcept {
   if (!mmu_->reopen_in_child()) return ChildResult::kNoUserfault;
   if (space_->recover_in_child() != 0) return ChildResult::kTouched;
+  device_->settle_in_child();
   pager_->reset_in_child(&slot_->pager);
   slot_->mode.store(EngineMode::kManaged, std::memory_order_relaxed);
   phase_.store(Phase::kRunning, std::memory_order_release);

@@ -22,7 +22,7 @@ inline constexpr const char* kEnvStats = "WHIMBREL_STATS";
 struct Settings {
   std::uint64_t ram_bytes = 0;
   std::uint64_t total_bytes = 0;
-  char device[128] = {};
+  char device[1280] = {};
   char stats[512] = {};
 
   [[nodiscard]] bool active() const noexcept { return ram_bytes != 0 || total_bytes != 0; }
