@@ -50,6 +50,19 @@ static inline bool mmu_notifier_range_blockable(const struct mmu_notifier_range 
 
 struct mmu_interval_notifier;
 
+/* What a first pass leaves for the second. The driver's memory, usually inside a struct of his; his again when
+ * invalidate_finish() is called with it. */
+struct mmu_interval_notifier_finish {
+  struct mmu_interval_notifier *notifier; /* filled in by the engine */
+  unsigned long whimbrel_private[2];
+};
+
+/* In C what is left out is null anyway. */
+#ifdef __cplusplus
+#define WHIMBREL_NULL_UNLESS_SET = nullptr
+#else
+#define WHIMBREL_NULL_UNLESS_SET
+#endif
 struct mmu_interval_notifier_ops {
   /* MN-05: take the driver's lock, mmu_interval_set_seq(), drop the device's mappings of the range completely, unlock,
    * return true. Only an event that is ignored on purpose (own MIGRATE, EXCLUSIVE) may return true without set_seq. Called
@@ -58,7 +71,15 @@ struct mmu_interval_notifier_ops {
    * process (MN-08). */
   bool (*invalidate)(struct mmu_interval_notifier *interval_sub, const struct mmu_notifier_range *range,
                      unsigned long cur_seq);
+  /* MN-09, instead of invalidate, which is null then: the same in two passes. The first starts the device on dropping its
+   * mappings and leaves *finish null when nothing is left to do. Otherwise invalidate_finish() is called with the object when
+   * all subscriptions had their first pass, in its order, and waits for the device. Nothing has changed before that is over,
+   * where the engine makes the change. */
+  bool (*invalidate_start)(struct mmu_interval_notifier *interval_sub, const struct mmu_notifier_range *range,
+                           unsigned long cur_seq, struct mmu_interval_notifier_finish **finish) WHIMBREL_NULL_UNLESS_SET;
+  void (*invalidate_finish)(struct mmu_interval_notifier_finish *finish) WHIMBREL_NULL_UNLESS_SET;
 };
+#undef WHIMBREL_NULL_UNLESS_SET
 
 /* A subscription. The driver's memory, usually inside a struct of his; not touched by him while it is inserted. */
 struct mmu_interval_notifier {

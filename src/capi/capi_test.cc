@@ -72,7 +72,7 @@ TEST_F(Interface, StopRefusesWhileSomethingIsLeft) {
     EXPECT_NE(std::strstr(whimbrel_error(), "memunmap_pages"), nullptr) << whimbrel_error();
   }
   mmu_interval_notifier sub{};
-  const mmu_interval_notifier_ops ops{[](mmu_interval_notifier*, const mmu_notifier_range*, unsigned long) { return true; }};
+  const mmu_interval_notifier_ops ops{.invalidate = [](mmu_interval_notifier*, const mmu_notifier_range*, unsigned long) { return true; }};
   ASSERT_EQ(mmu_interval_notifier_insert(&sub, mm, 0, PAGE_SIZE, &ops), 0);
   EXPECT_EQ(whimbrel_stop(mm), -EBUSY);
   mmu_interval_notifier_remove(&sub);
@@ -407,7 +407,7 @@ struct Watcher {
     ++self->events[range->event];
     return mmu_notifier_range_blockable(range);
   }
-  static constexpr mmu_interval_notifier_ops kOps{invalidate};
+  static constexpr mmu_interval_notifier_ops kOps{.invalidate = invalidate};
 };
 
 TEST_F(Interface, NotifiersHearWhatHappensInTheirRangeOnly) {  // MN-01..MN-06, PR-06
@@ -439,6 +439,45 @@ TEST_F(Interface, NotifiersHearWhatHappensInTheirRangeOnly) {  // MN-01..MN-06, 
   for (const auto& count : elsewhere.events) EXPECT_EQ(count, 0);
   mmu_interval_notifier_remove(&here.sub);
   mmu_interval_notifier_remove(&elsewhere.sub);
+}
+
+// A driver with two passes: the second says that it was called for its own object.
+struct SlowWatcher {
+  mmu_interval_notifier sub{};
+  mmu_interval_notifier_finish finish{};
+  int started = 0, finished = 0;
+  static bool start(mmu_interval_notifier* sub, const mmu_notifier_range*, unsigned long seq,
+                    mmu_interval_notifier_finish** finish) {
+    auto& self = *reinterpret_cast<SlowWatcher*>(sub);
+    mmu_interval_set_seq(sub, seq);
+    ++self.started;
+    *finish = &self.finish;
+    return true;
+  }
+  static void end(mmu_interval_notifier_finish* finish) {
+    auto& self = *reinterpret_cast<SlowWatcher*>(finish->notifier);
+    self.finished += &self.finish == finish && self.finished + 1 == self.started;
+  }
+  static constexpr mmu_interval_notifier_ops kOps{nullptr, start, end};
+};
+
+TEST_F(Interface, ANotifierInTwoPasses) {  // MN-09
+  TestDriver driver(mm, 2);
+  Memory memory(mm, HPAGE_PMD_SIZE);
+  memory.fill();
+  SlowWatcher slow;
+  const mmu_interval_notifier_ops half{nullptr, SlowWatcher::start, nullptr};
+  const mmu_interval_notifier_ops both{[](mmu_interval_notifier*, const mmu_notifier_range*, unsigned long) { return true; },
+                                       SlowWatcher::start, SlowWatcher::end};
+  EXPECT_EQ(mmu_interval_notifier_insert(&slow.sub, mm, memory.address(), PAGE_SIZE, &half), -EINVAL);
+  EXPECT_EQ(mmu_interval_notifier_insert(&slow.sub, mm, memory.address(), PAGE_SIZE, &both), -EINVAL);
+  ASSERT_EQ(mmu_interval_notifier_insert(&slow.sub, mm, memory.address(), PAGE_SIZE, &SlowWatcher::kOps), 0);
+  const unsigned long seq = mmu_interval_read_begin(&slow.sub);
+  ASSERT_EQ(driver.to_device(memory.address(), 8), 8);
+  EXPECT_TRUE(mmu_interval_read_retry(&slow.sub, seq));
+  EXPECT_EQ(slow.started, 1);
+  EXPECT_EQ(slow.finished, 1);
+  mmu_interval_notifier_remove(&slow.sub);
 }
 
 TEST_F(Interface, RangeFaultReportsOwnPagesAndBringsOthersHome) {  // HR-05, HR-12, HR-16

@@ -30,28 +30,55 @@ class Subscription final : public IntervalNotifier {
   }
 
   [[nodiscard]] bool invalidate(const NotifierRange& range, std::uint64_t cur_seq) noexcept override {
-    const mmu_notifier_range told{&mm_,
-                                  range.start.raw(),
-                                  range.end.raw(),
-                                  range.blockable ? MMU_NOTIFIER_RANGE_BLOCKABLE : 0u,
-                                  static_cast<mmu_notifier_event>(range.event),
-                                  const_cast<void*>(range.owner)};
+    const mmu_notifier_range told = told_of(range);
     return driver_.ops->invalidate(&driver_, &told, cur_seq);
+  }
+  [[nodiscard]] bool invalidate_start(const NotifierRange& range, std::uint64_t cur_seq,
+                                      NotifierFinish** finish) noexcept override {
+    if (driver_.ops->invalidate_start == nullptr) return invalidate(range, cur_seq);
+    const mmu_notifier_range told = told_of(range);
+    mmu_interval_notifier_finish* object = nullptr;
+    if (!driver_.ops->invalidate_start(&driver_, &told, cur_seq, &object)) return false;
+    if (object == nullptr) return true;
+    object->notifier = &driver_;
+    *finish = ::new (static_cast<void*>(object->whimbrel_private)) NotifierFinish();
+    return true;
+  }
+  void invalidate_finish(NotifierFinish& finish) noexcept override {
+    constexpr std::size_t kOffset = offsetof(mmu_interval_notifier_finish, whimbrel_private);
+    auto* const object = reinterpret_cast<std::byte*>(&finish) - kOffset;
+    driver_.ops->invalidate_finish(reinterpret_cast<mmu_interval_notifier_finish*>(object));
   }
 
  private:
+  [[nodiscard]] mmu_notifier_range told_of(const NotifierRange& range) const noexcept {
+    return {&mm_,
+            range.start.raw(),
+            range.end.raw(),
+            range.blockable ? MMU_NOTIFIER_RANGE_BLOCKABLE : 0u,
+            static_cast<mmu_notifier_event>(range.event),
+            const_cast<void*>(range.owner)};
+  }
+
   mm_struct& mm_;
   mmu_interval_notifier& driver_;
 };
 static_assert(sizeof(Subscription) <= sizeof(mmu_interval_notifier::whimbrel_private) &&
               alignof(Subscription) <= alignof(unsigned long));
+static_assert(sizeof(NotifierFinish) <= sizeof(mmu_interval_notifier_finish::whimbrel_private));
+
+// One pass or two, and whoever has a first one has a second.
+bool complete(const mmu_interval_notifier_ops* ops) {
+  if (ops == nullptr || (ops->invalidate_start == nullptr) != (ops->invalidate_finish == nullptr)) return false;
+  return (ops->invalidate != nullptr) != (ops->invalidate_start != nullptr);
+}
 
 }  // namespace
 
 int mmu_interval_notifier_insert(mmu_interval_notifier* sub, mm_struct* mm, unsigned long start, unsigned long length,
                                  const mmu_interval_notifier_ops* ops) {
   if (mm == nullptr || mm != capi::current()) return complain(EINVAL, "mmu_interval_notifier_insert: no such address space");
-  if (ops == nullptr || ops->invalidate == nullptr) return complain(EINVAL, "mmu_interval_notifier_insert: no invalidate");
+  if (!complete(ops)) return complain(EINVAL, "mmu_interval_notifier_insert: no invalidate");
   if (length == 0 || start + length - 1 < start) {
     return complain(EOVERFLOW, "mmu_interval_notifier_insert: an empty range, or one past the end of all addresses");
   }
@@ -103,6 +130,7 @@ int hmm_range_fault(hmm_range* range) {
   to.default_flags = range->default_flags;
   to.pfn_flags_mask = range->pfn_flags_mask;
   to.dev_private_owner = range->dev_private_owner;
+  to.watch_within = mm->registered(PageRange::touching(to.start, to.end));
   const Result<void> done = hmm_range_fault(mm->space(), to);
   return done ? 0 : complain(done.error(), "hmm_range_fault");
 }

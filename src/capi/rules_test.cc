@@ -51,7 +51,7 @@ class Rules : public ::testing::Test {
   page* device_page(const Memory& memory, std::size_t at) {
     unsigned long word = 0;
     mmu_interval_notifier sub{};
-    const mmu_interval_notifier_ops ops{[](mmu_interval_notifier* s, const mmu_notifier_range*, unsigned long seq) {
+    const mmu_interval_notifier_ops ops{.invalidate = [](mmu_interval_notifier* s, const mmu_notifier_range*, unsigned long seq) {
       mmu_interval_set_seq(s, seq);
       return true;
     }};
@@ -454,7 +454,7 @@ TEST_F(Rules, DeviceWritesFireNothing) {  // MN-12, PR-03
   ASSERT_EQ(driver->to_device(memory.address(), 1), 1);
   page* p = device_page(memory, 0);
   mmu_interval_notifier sub{};
-  const mmu_interval_notifier_ops ops{[](mmu_interval_notifier* s, const mmu_notifier_range*, unsigned long seq) {
+  const mmu_interval_notifier_ops ops{.invalidate = [](mmu_interval_notifier* s, const mmu_notifier_range*, unsigned long seq) {
     ++calls;
     mmu_interval_set_seq(s, seq);
     return true;
@@ -470,7 +470,7 @@ TEST_F(Rules, WhatIsOnItsWayIsNothingToASnapshotAndWaitedForByARequest) {  // MW
   Memory memory(mm, HPAGE_PMD_SIZE);
   memory.fill();
   mmu_interval_notifier sub{};
-  const mmu_interval_notifier_ops ops{[](mmu_interval_notifier* s, const mmu_notifier_range*, unsigned long seq) {
+  const mmu_interval_notifier_ops ops{.invalidate = [](mmu_interval_notifier* s, const mmu_notifier_range*, unsigned long seq) {
     mmu_interval_set_seq(s, seq);
     return true;
   }};

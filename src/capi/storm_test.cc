@@ -287,7 +287,7 @@ class Storm {
     mmu_interval_set_seq(s, cur_seq);
     return true;
   }
-  static constexpr mmu_interval_notifier_ops kOps{invalidate};
+  static constexpr mmu_interval_notifier_ops kOps{.invalidate = invalidate};
 
   mm_struct* const mm;
   const unsigned seed;

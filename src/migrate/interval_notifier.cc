@@ -86,8 +86,22 @@ void NotifierRegistry::invalidate_start(NotifyEvent event, PageRange range, cons
   }
   if ((seq & 1) == 0) return;
   // The list stands still while the sequence is odd, and our bracket keeps it odd.
+  NotifierFinish* finishes = nullptr;
+  NotifierFinish** last = &finishes;
   for (IntervalNotifier* sub = first; sub != nullptr; sub = sub->next_) {
-    if (hit(*sub)) CHECK(sub->invalidate(told, seq), "a notifier refused a blockable invalidation");
+    if (!hit(*sub)) continue;
+    NotifierFinish* finish = nullptr;
+    CHECK(sub->invalidate_start(told, seq, &finish), "a notifier refused a blockable invalidation");
+    if (finish == nullptr) continue;
+    finish->notifier = sub;
+    finish->next = nullptr;
+    *last = finish;
+    last = &finish->next;
+  }
+  while (finishes != nullptr) {  // MN-09
+    NotifierFinish* const now = finishes;
+    finishes = now->next;  // it may be gone after the call
+    now->notifier->invalidate_finish(*now);
   }
 }
 

@@ -29,12 +29,28 @@ struct NotifierRange {
   bool blockable = true;
 };
 
+class IntervalNotifier;
+
+// What a first pass leaves for the second (MN-09). Whoever returns one keeps it until its invalidate_finish() is called.
+struct NotifierFinish {
+  NotifierFinish* next = nullptr;  // the registry's
+  IntervalNotifier* notifier = nullptr;
+};
+
 class IntervalNotifier {
  public:
   virtual ~IntervalNotifier() = default;
   // cur_seq goes to set_seq() unless the event is ignored on purpose (own kMigrate, kExclusive). False is for
   // non-blockable ranges only.
   [[nodiscard]] virtual bool invalidate(const NotifierRange& range, std::uint64_t cur_seq) noexcept = 0;
+  // MN-09: the same in two passes. An object in *finish has invalidate_finish() called once all subscriptions had their
+  // first pass, in its order: so several devices drop their mappings at the same time and are waited for together.
+  [[nodiscard]] virtual bool invalidate_start(const NotifierRange& range, std::uint64_t cur_seq,
+                                              NotifierFinish** finish) noexcept {
+    (void)finish;
+    return invalidate(range, cur_seq);
+  }
+  virtual void invalidate_finish(NotifierFinish& finish) noexcept { (void)finish; }
   void set_seq(std::uint64_t cur_seq) noexcept { seq_.store(cur_seq, std::memory_order_release); }
 
   [[nodiscard]] VirtualAddress start() const noexcept { return start_; }

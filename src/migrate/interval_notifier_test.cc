@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <string>
 #include <thread>
 
 namespace whimbrel {
@@ -160,6 +161,43 @@ TEST_F(Notifiers, SubscribingFromAnotherThreadWhileACallbackRuns) {  // MN-01
   EXPECT_EQ(late.calls, 0);
   close(pages(0, 1));
   registry.remove(late);
+}
+
+// Both passes, into a common record of who was called when.
+class InTwoPasses final : public IntervalNotifier {
+ public:
+  InTwoPasses(std::string name, std::string& record, bool needs_second)
+      : name_(std::move(name)), record_(record), needs_second_(needs_second) {}
+  bool invalidate(const NotifierRange&, std::uint64_t) noexcept override { return false; }
+  bool invalidate_start(const NotifierRange&, std::uint64_t seq, NotifierFinish** finish) noexcept override {
+    set_seq(seq);
+    record_ += name_ + " ";
+    if (needs_second_) *finish = &finish_;
+    return true;
+  }
+  void invalidate_finish(NotifierFinish& finish) noexcept override {
+    record_ += (&finish == &finish_ ? name_ : "another's") + "' ";
+  }
+
+ private:
+  const std::string name_;
+  std::string& record_;
+  const bool needs_second_;
+  NotifierFinish finish_;
+};
+
+TEST(NotifiersInTwoPasses, TheSecondFollowsAllFirstOnesInTheirOrder) {  // MN-09
+  NotifierRegistry registry;
+  std::string record;
+  InTwoPasses a("a", record, true), b("b", record, false), c("c", record, true), elsewhere("elsewhere", record, true);
+  for (InTwoPasses* sub : {&c, &b, &a}) ASSERT_TRUE(registry.insert(*sub, kStart, kPageSize));  // called newest first
+  ASSERT_TRUE(registry.insert(elsewhere, pages(100, 1).first.address(), kPageSize));
+  for (int round = 0; round < 2; ++round) {
+    registry.invalidate_start(NotifyEvent::kClear, pages(0, 1), nullptr);
+    registry.invalidate_end(NotifyEvent::kClear, pages(0, 1), nullptr);
+  }
+  EXPECT_EQ(record, "a b c a' c' a b c a' c' ");
+  for (InTwoPasses* sub : {&a, &b, &c, &elsewhere}) registry.remove(*sub);
 }
 
 class Refusing final : public IntervalNotifier {

@@ -125,7 +125,17 @@ class RangeFault {
     need_write_ = write;
   }
 
+  bool is_programs_own(PageRange part) {
+    const Result<Mapping> mapping = space_.mmu().mapping_at_or_above(part.first);
+    if (!mapping || !mapping->range.contains(part) || !mapping->is_private_anonymous()) return false;
+    const PageRange home = mapping->range.intersect(range_.watch_within);
+    if (!home.contains(part)) return false;
+    const Result<void> watched = space_.mmu().watch(home);
+    return !watched && watched.error().code == Errc::kExists;
+  }
+
   Result<void> fault_in() {
+    if (is_programs_own(need_)) return fail(Errc::kFault, 0, "hmm_range_fault: the program's own userfaultfd");
     for (PageIndex at = need_.first; at < need_.end(); ++at) {
       const Result<void> done = space_.mmu().populate({at, PageCount(1)}, need_write_);
       if (done) continue;

@@ -41,6 +41,9 @@ struct HmmRange {
   std::uint64_t default_flags = 0;     // HR-03: request of a page = (its word & pfn_flags_mask) | default_flags
   std::uint64_t pfn_flags_mask = 0;
   const void* dev_private_owner = nullptr;
+  // Engine-only addition: private anonymous memory in here is watched when a page of it must be faulted in. What belongs
+  // to the program's own userfaultfd is found out by that, and is EFAULT (HR-17): nobody may wait for the program here.
+  PageRange watch_within;
 };
 
 // kInvalid: empty or unaligned range. kBusy: collision, call read_begin() again (HR-09). kFault: EFAULT of the kernel.

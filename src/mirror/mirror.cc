@@ -18,6 +18,7 @@ namespace whimbrel::mirror {
 namespace {
 
 constexpr std::uint64_t kRoundPages = 32;
+constexpr PageRange kEverything{PageIndex(), PageCount(std::uint64_t{1} << (kUserAddressBits - kPageShift))};
 constexpr std::int64_t kPatienceNs = 1'000'000'000;  // HMM_RANGE_DEFAULT_TIMEOUT
 
 // Bytes of the program itself, without dying of a page that has just been unmapped.
@@ -134,6 +135,7 @@ int Mirror::fault_round(PageRange rest, bool write) noexcept {
     range.pfns = words;
     range.default_flags = HmmPfn::kReqFault | (write ? HmmPfn::kReqWrite : 0);
     range.dev_private_owner = &node_;
+    range.watch_within = kEverything;
     range.notifier_seq = notifiers.read_begin(*this);
     const Result<void> looked = hmm_range_fault(session_.space(), range);
     if (!looked && looked.error().code == Errc::kBusy && session_.space().clock().now_ns() < deadline) continue;

@@ -1,6 +1,15 @@
 // Notifiers, range fault and exclusive pages on the real kernel.
 #include "migrate/range_fault.h"
 
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
 #include "migrate/exclusive.h"
 #include "tests/live/live_space.h"
 #include "tests/live/ram_driver.h"
@@ -52,6 +61,7 @@ class RangeFault : public ::testing::Test {
     range.pfns = words.data();
     range.default_flags = request;
     range.dev_private_owner = owner;
+    range.watch_within = {PageIndex::of(VirtualAddress(at)), PageCount(kPagesPerHuge)};
     return hmm_range_fault(live.space(), range);
   }
 
@@ -101,6 +111,25 @@ TEST_F(RangeFault, UnmappedAndReadOnlyMemoryIsAnError) {
   const Result<void> read = look(1, HmmPfn::kReqFault);
   ASSERT_FALSE(read);
   EXPECT_EQ(read.error().code, Errc::kFault);
+}
+
+TEST_F(RangeFault, MemoryOfTheProgramsOwnUserfaultfdIsNotWaitedFor) {  // HR-17
+  const int own = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC));
+  if (own < 0) GTEST_SKIP() << "no second userfaultfd: " << strerror(errno);
+  uffdio_api api{};
+  api.api = UFFD_API;
+  ASSERT_EQ(ioctl(own, UFFDIO_API, &api), 0);
+  uffdio_register ours{};
+  ours.range = {VirtualAddress(at).raw(), 4 * kPageSize};
+  ours.mode = UFFDIO_REGISTER_MODE_MISSING;
+  ASSERT_EQ(ioctl(own, UFFDIO_REGISTER, &ours), 0);
+  ASSERT_TRUE(look(8, 0));  // a snapshot faults nothing
+  EXPECT_EQ(words[0].raw(), 0u);
+  const Result<void> wanted = look(1, HmmPfn::kReqFault);
+  ASSERT_FALSE(wanted);
+  EXPECT_EQ(wanted.error().code, Errc::kFault);
+  close(own);
+  EXPECT_TRUE(look(1, HmmPfn::kReqFault));
 }
 
 TEST_F(RangeFault, AnInvalidationMakesTheSequenceStale) {

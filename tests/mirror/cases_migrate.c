@@ -331,4 +331,7 @@ MIRROR_CASE(migrate, holes_of_an_application_userfaultfd_stay, EACH_KIND) {
   REQUIRE(ioctl(faults, UFFDIO_REGISTER, &range) == 0);
   EXPECT_ERROR(ENOENT, to_device(node, at, 8).error);
   EXPECT_SNAPSHOT(kind, node, at, 8, "none*8");
+  // HR-17: nor does the device wait for the program to fill one.
+  EXPECT_ERROR(EFAULT, command(node, DMIRROR_READ, at, buffer_of(8), 8).error);
+  EXPECT_ERROR(EFAULT, command(node, DMIRROR_WRITE, at, buffer_of(8), 8).error);
 }

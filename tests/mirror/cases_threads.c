@@ -281,3 +281,38 @@ MIRROR_CASE(threads, opening_and_closing, EACH_KIND) {
   run_threads(workers, open_and_close, THREADS);
   EXPECT_CONTENTS(at, THREADS * 16, "v1*64");
 }
+
+static atomic_uint signals_taken;
+static void take_signal(int number) {
+  (void)number;
+  atomic_fetch_add(&signals_taken, 1);
+}
+
+static void* send_signals(void* argument) {
+  struct worker* worker = argument;
+  while (!atomic_load(worker->stop)) {
+    kill(getpid(), SIGUSR1);
+    usleep(200);
+  }
+  return NULL;
+}
+
+// Commands are not interruptible: a signal is taken before or after, without a trace in the answers.
+MIRROR_CASE(threads, signals_do_not_interrupt, EACH_KIND) {
+  const int node = open_node(kind->node);
+  char* at = map_huge_stamped(0, 1, 1);
+  const struct sigaction action = {.sa_handler = take_signal};  // without SA_RESTART
+  REQUIRE(sigaction(SIGUSR1, &action, NULL) == 0);
+  atomic_bool stop = false;
+  struct worker worker = {.stop = &stop};
+  pthread_t thread;
+  REQUIRE(pthread_create(&thread, NULL, send_signals, &worker) == 0);
+  for (unsigned round = 0; round < ROUNDS || atomic_load(&signals_taken) < 100; round++) {
+    EXPECT_TO_DEVICE(node, at, 512, "v1*512");
+    EXPECT_READ(node, at, 512, "v1*512");
+    EXPECT_ERROR(0, to_system(node, at, 512).error);
+    EXPECT_CONTENTS(at, 512, "v1*512");
+  }
+  atomic_store(&stop, true);
+  REQUIRE(pthread_join(thread, NULL) == 0);
+}

@@ -201,8 +201,8 @@ bool may_be_collapse(const Verdict& verdict, const ReplayResult& run) {
                      [](const auto& difference) { return difference.want.find(" snap ") != std::string::npos; });
 }
 
-// Replays vectors again that differ in snapshots only while the kernel was collapsing pages in the background: the record
-// is of scripts that it did not meet, and it says so of the one that it did.
+// Replays vectors again that differ in snapshots only while the kernel was collapsing pages in the background: the
+// record is of scripts that it did not meet, and it says so of the one that it did.
 void replay_undisturbed(const Options& options, std::vector<vectors::ReplayJob> jobs, const Deviations& deviations,
                         const vectors::OpenList& open, const std::vector<const Vector*>& vectors, Report& report) {
   constexpr int kPasses = 3;
