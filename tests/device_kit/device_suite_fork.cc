@@ -83,6 +83,44 @@ TEST_P(DeviceSuite, ParentAndChildLiveOnAfterAFork) {
   EXPECT_EQ(live_on(*device_, all, unit_), 0) << "the parent after the fork";
 }
 
+// What the parent releases and overwrites is still the child's.
+TEST_P(DeviceSuite, AChildReadsWhatItsParentHasThrownAway) {
+  if (!device_->traits().shared_on_fork) GTEST_SKIP() << "this device does not share its contents with a child";
+  std::vector<Stored> all;
+  for (std::uint64_t seed = 0; seed < scaled(100, unit_); ++seed) ASSERT_TRUE(put_seed(*device_, all, seed, unit_));
+  int go[2];
+  ASSERT_EQ(::pipe(go), 0);
+  device_->prepare_fork();
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    device_->after_fork_in_child();
+    char step = 0;
+    if (::read(go[0], &step, 1) != 1) ::_exit(10);
+    ::_exit(live_on(*device_, all, unit_));
+  }
+  device_->after_fork_in_parent();
+  const auto upkeep = [&] {
+    for (int i = 0; i < 100 && device_->maintain(1 << 20); ++i) {
+    }
+  };
+  for (const Stored& stored : all) device_->release(stored.slot, unit_);
+  upkeep();
+  std::vector<Stored> fresh;
+  for (std::uint64_t seed = 500; seed < 500 + scaled(200, unit_); ++seed) {
+    ASSERT_TRUE(put_seed(*device_, fresh, seed, unit_));
+  }
+  upkeep();
+  ASSERT_EQ(::write(go[1], "+", 1), 1);
+  int status = -1;
+  EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0) << "the step in which the child went wrong";
+  ::close(go[0]);
+  ::close(go[1]);
+  for (const Stored& stored : fresh) EXPECT_TRUE(holds(*device_, stored, unit_));
+  for (const Stored& stored : fresh) device_->release(stored.slot, unit_);
+}
+
 TEST_P(DeviceSuite, GrandchildrenReadEveryGeneration) {
   if (!device_->traits().shared_on_fork) GTEST_SKIP() << "this device does not share its contents with a child";
   std::vector<Stored> all;

@@ -66,12 +66,15 @@ Result<std::uint64_t> BlockMap::take_in(std::uint64_t number, std::uint32_t from
   });
   piece.used_count += blocks;
   cursor_ = number * kPieceBlocks + at + blocks;
+  if (cursor_ > high_) high_ = cursor_;
   return number * kPieceBlocks + at;
 }
 
 Result<std::uint64_t> BlockMap::take(std::uint32_t blocks) noexcept {
   CHECK(blocks != 0 && blocks <= kMostRun);
   MutexLock lock(mutex_);
+  // A quarter is free: reuse it before the file grows.
+  if (cursor_ == high_ && freed_ > high_ / 4) cursor_ = freed_ = 0;
   const std::uint64_t start = cursor_ / kPieceBlocks;
   // From where the last one ended to the end, then everything from the front.
   for (std::uint64_t i = start; i < count_; ++i) {
@@ -111,6 +114,12 @@ void BlockMap::give(std::uint64_t first, std::uint32_t blocks) noexcept {
     piece.dead_count += ones(gone);
   });
   piece.hopeless = kNowhere;
+  freed_ += blocks;
+}
+
+void BlockMap::rewind() noexcept {
+  MutexLock lock(mutex_);
+  cursor_ = 0;
 }
 
 BlockMap::Run BlockMap::take_dead(std::uint64_t most) noexcept {
@@ -173,7 +182,7 @@ bool BlockMap::is_shared() const noexcept {
 void BlockMap::reset() noexcept {
   MutexLock lock(mutex_);
   for (std::uint64_t i = 0; i < count_; ++i) source_.give(pieces_[i], sizeof(Piece));
-  count_ = cursor_ = sweep_ = 0;
+  count_ = cursor_ = high_ = freed_ = sweep_ = 0;
   shared_ = false;
 }
 

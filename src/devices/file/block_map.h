@@ -2,7 +2,7 @@
 //
 // A block is free and clean (nothing of it on disk), in use, dead (free, but the disk still holds it), or kept: released
 // here while a forked child may still read it. Runs are handed out next-fit, so a stream of evictions lies in one piece
-// and can be read as one. Maps grow by pieces of 1 GiB of file and take 128 KiB of memory for each.
+// and can be read as one; the file grows only while little of it is free. Maps grow by pieces of 1 GiB of file and take 128 KiB of memory for each.
 //
 // Thread-safe; its lock is a leaf held for microseconds.
 #pragma once
@@ -43,6 +43,8 @@ class BlockMap {
   // 1..kMostRun blocks in a row. kDeviceFull; kNoMemory.
   [[nodiscard]] Result<std::uint64_t> take(std::uint32_t blocks) noexcept EXCLUDES(mutex_);
   void give(std::uint64_t first, std::uint32_t blocks) noexcept EXCLUDES(mutex_);
+  // The file cannot grow: the next run is looked for at its front.
+  void rewind() noexcept EXCLUDES(mutex_);
 
   // Dead blocks in a row, at most so many: clean from now on, for the caller makes them so. No blocks: there are none.
   [[nodiscard]] Run take_dead(std::uint64_t most) noexcept EXCLUDES(mutex_);
@@ -84,6 +86,8 @@ class BlockMap {
   ZeroedTable<Piece*> pieces_;
   std::uint64_t count_ GUARDED_BY(mutex_) = 0;   // pieces there are
   std::uint64_t cursor_ GUARDED_BY(mutex_) = 0;  // where the last run ended
+  std::uint64_t high_ GUARDED_BY(mutex_) = 0;    // no block from here on was ever used
+  std::uint64_t freed_ GUARDED_BY(mutex_) = 0;   // blocks since the search last began at the front
   std::uint64_t sweep_ GUARDED_BY(mutex_) = 0;   // where the search for dead blocks goes on
   bool shared_ GUARDED_BY(mutex_) = false;
 };

@@ -73,6 +73,24 @@ TEST(BlockMap, ReuseTakesABlockBackFromTheDead) {
   EXPECT_EQ(map.take_dead(100).first, 8u);
 }
 
+TEST(BlockMap, GrowsOnlyWhileLittleIsFree) {
+  TestMemory memory;
+  BlockMap map(memory, 1 << 20);
+  std::vector<std::uint64_t> runs;
+  for (int i = 0; i < 64; ++i) runs.push_back(map.take(16).value());
+  const std::uint64_t end = runs.back() + 16;
+  for (int round = 0; round < 100; ++round) {
+    for (int i = 0; i < 32; ++i) map.give(runs[static_cast<std::size_t>(i)], 16);
+    for (int i = 0; i < 32; ++i) {
+      runs[static_cast<std::size_t>(i)] = map.take(16).value();
+      ASSERT_LT(runs[static_cast<std::size_t>(i)], end + end / 2);
+    }
+  }
+  map.rewind();
+  map.give(runs[5], 16);
+  EXPECT_EQ(map.take(16).value(), runs[5]);
+}
+
 TEST(BlockMap, WhatAChildMayReadIsNotUsedAgain) {
   TestMemory memory;
   BlockMap map(memory, 64);

@@ -178,6 +178,7 @@ void FileDevice::end_store(Worker& worker) noexcept {
   Result<void> result{};
   if (done.error != 0) {
     result = failed(done.error, "writing to the file");
+    if (result.error().code == Errc::kDeviceFull) map_.rewind();
   } else {
     result = publish(pending);
   }
