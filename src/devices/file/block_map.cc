@@ -136,10 +136,12 @@ BlockMap::Run BlockMap::take_dead(std::uint64_t most) noexcept {
         std::uint64_t at = run.first - base;
         while (run.blocks < most && at < kPieceBlocks && (piece.dead[at / 64] >> (at % 64) & 1) != 0) {
           piece.dead[at / 64] &= ~(std::uint64_t{1} << (at % 64));
+          piece.used[at / 64] |= std::uint64_t{1} << (at % 64);
           ++at;
           ++run.blocks;
         }
         piece.dead_count -= static_cast<std::uint32_t>(run.blocks);
+        piece.used_count += static_cast<std::uint32_t>(run.blocks);
         sweep_ = base + at;
         return run;
       }
@@ -147,6 +149,16 @@ BlockMap::Run BlockMap::take_dead(std::uint64_t most) noexcept {
     sweep_ = base + kPieceBlocks;
   }
   return {};
+}
+
+void BlockMap::give_clean(Run run) noexcept {
+  MutexLock lock(mutex_);
+  Piece& piece = *pieces_[run.first / kPieceBlocks];
+  for (std::uint64_t at = run.first % kPieceBlocks, left = run.blocks; left != 0; ++at, --left) {
+    piece.used[at / 64] &= ~(std::uint64_t{1} << (at % 64));
+  }
+  piece.used_count -= static_cast<std::uint32_t>(run.blocks);
+  piece.hopeless = kNowhere;
 }
 
 void BlockMap::share() noexcept {

@@ -46,8 +46,10 @@ class BlockMap {
   // The file cannot grow: the next run is looked for at its front.
   void rewind() noexcept EXCLUDES(mutex_);
 
-  // Dead blocks in a row, at most so many: clean from now on, for the caller makes them so. No blocks: there are none.
+  // Dead blocks in a row, at most so many, for the caller to have the disk forget them. They are nobody else's until
+  // give_clean(): who wrote there meanwhile would lose it. No blocks: there are none.
   [[nodiscard]] Run take_dead(std::uint64_t most) noexcept EXCLUDES(mutex_);
+  void give_clean(Run run) noexcept EXCLUDES(mutex_);
 
   // fork: from now on what is in use is not used again by release, until nobody else can read it.
   void share() noexcept EXCLUDES(mutex_);

@@ -38,6 +38,7 @@ bool FileDevice::maintain(std::size_t budget_bytes) noexcept {
     const BlockMap::Run run = map_.take_dead(std::max<std::uint64_t>(left / kBlockBytes, 1));
     if (run.blocks == 0) return false;
     const Result<void> done = file.punch(run.first * kBlockBytes, run.blocks * kBlockBytes);
+    map_.give_clean(run);
     if (!done && done.error().code == Errc::kNotSupported) punching_.store(false, std::memory_order_relaxed);
     left -= std::min(left, std::max(run.blocks * kBlockBytes, kHoleCost));
   }
