@@ -153,11 +153,13 @@ void Collector::collect_part_locked(PageRange part) noexcept {
       if (!entry.is_ram()) {
         if (entry.state() == PageState::kCoherent) {
           block_.close_locked();
-          collect_coherent_slot_locked(at, entry, r < n && runs[r].range.contains(at) ? runs[r].kind : 0);
+          const bool present = r < n && runs[r].range.contains(at);
+          const PageIndex last = present ? std::min(runs[r].range.end(), part.end()) : at + PageCount(1);
+          at = at + collect_coherent_run_locked(PageRange::between(at, last), present ? runs[r].kind : 0);
         } else {
           collect_device_slot_locked(at, entry);
+          ++at;
         }
-        ++at;
         continue;
       }
       if (r == n || at < runs[r].range.first) {
@@ -286,6 +288,33 @@ void Collector::collect_device_slot_locked(PageIndex at, PageEntry entry) noexce
   space_.trace().add(TraceStep::kCollectedHome, at, pfn.raw());
   const std::uint64_t write = entry.has(PageEntry::kWritable) ? MigrateWord::kWrite : 0;
   record(MigrateWord::of(pfn).with(MigrateWord::kMigrate | write));
+}
+
+PageCount Collector::collect_coherent_run_locked(PageRange run, std::uint32_t kind) noexcept {
+  PageTable& table = space_.table();
+  const Pfn first = table.get(run.first).pfn();
+  const std::uint64_t writable = is_writable(kind) ? PageEntry::kWritable : 0;
+  std::uint64_t n = 0;
+  for (; selected(first) && n < run.count.raw(); ++n) {
+    const PageEntry entry = table.get(run.first + PageCount(n));
+    if (entry.state() != PageState::kCoherent || entry.pfn() != first + PageCount(n) || !selected(entry.pfn())) break;
+    if (!space_.page(entry.pfn())->try_lock()) break;
+    table.update(run.first + PageCount(n), entry.without(PageEntry::kWritable).with(writable).after(PageEvent::kCollectHome));
+  }
+  const PageIndex frame = n == 0 ? PageIndex() : space_.map_of(first)->frame_of(first);
+  const Progress moved = n == 0 ? Progress{} : space_.mmu().move(frame, run.first, PageCount(n), Wake::kNo);
+  const std::uint64_t done = n == 0 ? 0 : moved.done.raw();
+  for (std::uint64_t i = 0; i < done; ++i) {
+    record(MigrateWord::of(first + PageCount(i)).with(MigrateWord::kMigrate | (writable != 0 ? MigrateWord::kWrite : 0)));
+  }
+  for (std::uint64_t i = done; i < n; ++i) {
+    const PageIndex at = run.first + PageCount(i);
+    table.update(at, table.get(at).after(PageEvent::kMapCoherent));
+    space_.page(first + PageCount(i))->unlock();
+  }
+  if (done != 0) return PageCount(done);
+  collect_coherent_slot_locked(run.first, table.get(run.first), kind);
+  return PageCount(1);
 }
 
 void Collector::collect_coherent_slot_locked(PageIndex at, PageEntry entry, std::uint32_t kind) noexcept {

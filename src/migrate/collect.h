@@ -52,6 +52,8 @@ class Collector {
   // COL-02 for slots that are ours.
   void collect_device_slot_locked(PageIndex at, PageEntry entry) noexcept REQUIRES(space_.mutex());
   // The same for a page of a coherent device: it is taken back from the program into its frame.
+  // As many as one MOVE can take, at least one page: those that lie next to each other on the device too.
+  [[nodiscard]] PageCount collect_coherent_run_locked(PageRange run, std::uint32_t kind) noexcept REQUIRES(space_.mutex());
   void collect_coherent_slot_locked(PageIndex at, PageEntry entry, std::uint32_t kind) noexcept
       REQUIRES(space_.mutex());
   // Freezes a run of present RAM pages; returns how many of them have been recorded (moved or refused). Less than the

@@ -1,5 +1,6 @@
 #include "mirror/node.h"
 
+#include <bit>
 #include <cstring>
 
 #include "base/check.h"
@@ -28,28 +29,49 @@ Result<Node*> Node::create(AddressSpace& space, int minor, std::uint64_t private
   }
   MutexLock hold(node->mutex_);
   node->chunks_ = SourceArray<Chunk>(space.source(), chunks);
-  node->next_free_ = static_cast<std::uint32_t*>(space.source().take(pages.raw() * sizeof(std::uint32_t)));
+  const bool room = node->free_base_.open(space.source(), pages.raw()) &&
+                    node->free_huge_.open(space.source(), pages.raw() / kPagesPerHuge);
   node->migrated_by_ = static_cast<std::atomic<OpenFlags*>*>(space.source().take(pages.raw() * sizeof(void*)));
   node->shared_in_ = static_cast<std::atomic<std::uint32_t>*>(space.source().take(pages.raw() * sizeof(std::uint32_t)));
-  if (node->chunks_.empty() || node->next_free_ == nullptr || node->migrated_by_ == nullptr ||
-      node->shared_in_ == nullptr) {
+  if (node->chunks_.empty() || !room || node->migrated_by_ == nullptr || node->shared_in_ == nullptr) {
     return fail(Errc::kNoMemory, 0, "mirror node");
   }
   if (!node->add_chunk_locked(false)) return fail(Errc::kNoMemory, 0, "mirror node");
   return node;
 }
 
+bool Node::FreeSet::open(MemorySource& source, std::uint64_t count) noexcept {
+  words_ = SourceArray<std::uint64_t>(source, (count + 63) / 64);
+  return !words_.empty();
+}
+
+void Node::FreeSet::add(std::uint64_t at) noexcept {
+  words_[at / 64] |= std::uint64_t{1} << (at % 64);
+  if (at / 64 < lowest_) lowest_ = at / 64;
+  ++count_;
+}
+
+std::uint32_t Node::FreeSet::take() noexcept {
+  if (count_ == 0) return kNone;
+  while (words_[lowest_] == 0) ++lowest_;
+  const auto bit = static_cast<std::uint32_t>(std::countr_zero(words_[lowest_]));
+  words_[lowest_] &= words_[lowest_] - 1;
+  --count_;
+  return static_cast<std::uint32_t>(lowest_ * 64) + bit;
+}
+
+void Node::FreeSet::clear() noexcept {
+  for (std::uint64_t i = 0; i < words_.size(); ++i) words_[i] = 0;
+  lowest_ = count_ = 0;
+}
+
 bool Node::add_chunk_locked(bool huge) noexcept {
   for (std::uint64_t chunk = 0; chunk < chunks_.size(); ++chunk) {
     if (chunks_[chunk].present || chunks_[chunk].removing) continue;
     chunks_[chunk].present = true;
-    const std::uint64_t step = huge ? kPagesPerHuge : 1;
-    std::uint32_t& list = huge ? free_huge_ : free_base_;
-    for (std::uint64_t at = kChunkPages; at != 0; at -= step) {
-      const auto page = static_cast<std::uint32_t>(chunk * kChunkPages + at - step);
-      next_free_[page] = list;
-      list = page;
-    }
+    const std::uint64_t pieces = huge ? kChunkPages / kPagesPerHuge : kChunkPages;
+    FreeSet& free = huge ? free_huge_ : free_base_;
+    for (std::uint64_t at = chunk * pieces; at < (chunk + 1) * pieces; ++at) free.add(at);
     return true;
   }
   return false;
@@ -60,10 +82,11 @@ Result<Pfn> Node::alloc(unsigned order, OpenFlags* by) noexcept {
   {
     MutexLock hold(mutex_);
     if (order != 0 && coherent()) return fail(Errc::kDeviceFull, 0, "coherent node");  // ABI-14
-    std::uint32_t& list = order == 0 ? free_base_ : free_huge_;
-    if (list == kNone && !add_chunk_locked(order != 0)) return fail(Errc::kDeviceFull, 0, "mirror node");
-    page = list;
-    list = next_free_[page];
+    FreeSet& free = order == 0 ? free_base_ : free_huge_;
+    page = free.take();
+    if (page == kNone && add_chunk_locked(order != 0)) page = free.take();
+    if (page == kNone) return fail(Errc::kDeviceFull, 0, "mirror node");
+    if (order != 0) page *= static_cast<std::uint32_t>(kPagesPerHuge);
   }
   const Pfn pfn = map_->first() + PageCount(page);
   if (const Result<Page*> folio = map_->init_folio(pfn, order); !folio) return std::unexpected(folio.error());
@@ -85,16 +108,19 @@ void Node::forget(const OpenFlags* closed) noexcept {
 void Node::folio_free(Pfn head, unsigned order) noexcept {
   const auto page = static_cast<std::uint32_t>(index(head));
   migrated_by_[page].store(nullptr, std::memory_order_release);
-  for (std::uint64_t i = 0; i < (std::uint64_t{1} << order); ++i) shared_in_[page + i].store(0, std::memory_order_relaxed);
+  for (std::uint64_t i = 0; i < (std::uint64_t{1} << order); ++i)
+    shared_in_[page + i].store(0, std::memory_order_relaxed);
   MutexLock hold(mutex_);
   if (chunks_[page / kChunkPages].removing) return;
-  std::uint32_t& list = order == 0 ? free_base_ : free_huge_;
-  next_free_[page] = list;
-  list = page;
+  if (order == 0)
+    free_base_.add(page);
+  else
+    free_huge_.add(page / kPagesPerHuge);
 }
 
 void Node::folio_split(Pfn head, Pfn piece) noexcept {
-  migrated_by_[index(piece)].store(migrated_by_[index(head)].load(std::memory_order_acquire), std::memory_order_release);
+  migrated_by_[index(piece)].store(migrated_by_[index(head)].load(std::memory_order_acquire),
+                                   std::memory_order_release);
 }
 
 FaultResult Node::migrate_to_ram(FaultContext& fault) noexcept {
@@ -155,8 +181,8 @@ std::uint64_t Node::run_length(Pfn first, Pfn end) noexcept {
   return n;
 }
 
-// Where huge pages are not wanted, the fault that brought us here has made a page table for the unit: then a huge page can
-// come home only in pieces. Discarding the empty unit takes the table away.
+// Where huge pages are not wanted, the fault that brought us here has made a page table for the unit: then a huge page
+// can come home only in pieces. Discarding the empty unit takes the table away.
 void Node::drop_page_table(PageRange unit) noexcept {
   const Result<Mapping> mapping = space_.mmu().detailed_mapping_at_or_above(unit.first);
   if (!mapping || mapping->has(Mapping::kHugeAdvised)) return;
@@ -226,7 +252,8 @@ void Node::forget_mappings(Pfn first, std::uint64_t pages) noexcept {
   }
 }
 
-// ---- processes that share pages of the node ----------------------------------------------------------------------------
+// ---- processes that share pages of the node
+// ----------------------------------------------------------------------------
 
 void Node::note_shared(std::uint32_t generation) noexcept {
   MutexLock hold(mutex_);
@@ -326,7 +353,8 @@ void Node::evict(bool destroy) noexcept {
     if (tries > 10) space_.clock().sleep_ns(1'000'000);
   }
   MutexLock hold(mutex_);
-  free_base_ = free_huge_ = kNone;
+  free_base_.clear();
+  free_huge_.clear();
   for (Chunk& chunk : chunks_) chunk = {};
   if (!coherent()) (void)space_.mmu().discard(memory_);
 }

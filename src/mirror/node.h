@@ -36,7 +36,8 @@ class Node final : public PageMapOps {
   void reset_after_fork() noexcept { mutex_.reset_after_fork(); }
   void forget(const OpenFlags* closed) noexcept EXCLUDES(mutex_);
 
-  // Brings everything home that can come (CL-01). With `destroy`, chunks go too: waits until all pages are free (RL-01).
+  // Brings everything home that can come (CL-01). With `destroy`, chunks go too: waits until all pages are free
+  // (RL-01).
   void evict(bool destroy) noexcept;
 
   // A fork is about to share what is on the node; pages shared before keep the number of that fork.
@@ -73,6 +74,20 @@ class Node final : public PageMapOps {
   };
   static constexpr std::uint32_t kNone = ~std::uint32_t{0};
 
+  // What is free, lowest first: what goes to the device in one piece lies there in one piece, and comes home so.
+  class FreeSet {
+   public:
+    [[nodiscard]] bool open(MemorySource& source, std::uint64_t count) noexcept;
+    void add(std::uint64_t at) noexcept;
+    [[nodiscard]] std::uint32_t take() noexcept;  // kNone: empty
+    void clear() noexcept;
+
+   private:
+    SourceArray<std::uint64_t> words_;
+    std::uint64_t lowest_ = 0;  // no word below it has a bit
+    std::uint64_t count_ = 0;
+  };
+
   AddressSpace& space_;
   const int minor_;
   PageMap* map_ = nullptr;
@@ -80,11 +95,10 @@ class Node final : public PageMapOps {
 
   Mutex mutex_;
   SourceArray<Chunk> chunks_ GUARDED_BY(mutex_);
-  std::uint32_t* next_free_ GUARDED_BY(mutex_) = nullptr;  // [page]: the list behind it
-  std::atomic<OpenFlags*>* migrated_by_ = nullptr;         // [page]
-  std::atomic<std::uint32_t>* shared_in_ = nullptr;        // [page]: number of the fork that shared it, 0: none
-  std::uint32_t free_base_ GUARDED_BY(mutex_) = kNone;
-  std::uint32_t free_huge_ GUARDED_BY(mutex_) = kNone;
+  std::atomic<OpenFlags*>* migrated_by_ = nullptr;   // [page]
+  std::atomic<std::uint32_t>* shared_in_ = nullptr;  // [page]: number of the fork that shared it, 0: none
+  FreeSet free_base_ GUARDED_BY(mutex_);             // pages
+  FreeSet free_huge_ GUARDED_BY(mutex_);             // units
 };
 
 }  // namespace whimbrel::mirror
