@@ -55,6 +55,9 @@ class UserfaultMmu final : public Mmu {
   // these pages out. At most four ranges, before the first watch().
   void never_watch(PageRange range) noexcept;
 
+  // wait_for_message() also ends, without a message, when this descriptor of the engine is readable. -1: none.
+  void wait_also_for(int descriptor) noexcept { also_.store(descriptor, std::memory_order_relaxed); }
+
   // In a forked child while it has one thread: frees locks that a thread of the parent may have held.
   void reset_after_fork() noexcept;
   // In a forked child, after reset_after_fork(): a fresh descriptor set, on the same rung or the next one that works.
@@ -126,6 +129,7 @@ class UserfaultMmu final : public Mmu {
 
   MemorySource& memory_;
   const Options options_;
+  std::atomic<int> also_{-1};
   Rung rung_ = Rung::kSystemCall;
   Abilities abilities_{};
   bool async_write_protect_ = false;

@@ -60,9 +60,11 @@ bool UserfaultMmu::wait_for_message(std::int64_t nanoseconds) noexcept {
       nanoseconds = 0;  // a message that is there all the same is worth telling
     }
     const std::int64_t slice = has_bell || (nanoseconds >= 0 && nanoseconds < kSlice) ? nanoseconds : kSlice;
-    pollfd waits[2] = {{userfault(), POLLIN, 0}, {has_bell ? fds_[Descriptors::kBell] : -1, POLLIN, 0}};
-    const Result<int> ready = sys::poll(waits, has_bell ? 2 : 1, slice);
+    const int also = also_.load(std::memory_order_relaxed);
+    pollfd waits[3] = {{userfault(), POLLIN, 0}, {has_bell ? fds_[Descriptors::kBell] : -1, POLLIN, 0}, {also, POLLIN, 0}};
+    const Result<int> ready = sys::poll(waits, also >= 0 ? 3 : has_bell ? 2 : 1, slice);
     if (ready && *ready > 0 && waits[0].revents != 0) return true;
+    if (ready && *ready > 0 && waits[2].revents != 0) return false;
     if (ready && *ready > 0) continue;  // the bell: its flag was set before it rang
     if (nanoseconds == 0 || has_bell) return false;
     if (nanoseconds > 0) nanoseconds -= slice;

@@ -78,6 +78,28 @@ bool Adoption::scan_locked(Verify verify_what) noexcept {
   return installed && something_new_;
 }
 
+bool Adoption::adopt_now(PageRange range) noexcept {
+  if (!core_.armed.load(std::memory_order_relaxed)) return true;
+  if (!mutex_.try_lock()) return false;
+  next_.clear();
+  something_new_ = memory_short_ = unverified_ = false;
+  for (PageIndex at = range.first; at < range.end();) {
+    const Result<Mapping> mapping = core_.space.mmu().mapping_at_or_above(at);
+    if (!mapping || range.end() <= mapping->range.first) break;  // unmapped again
+    add_mapping(*mapping);
+    at = mapping->range.end();
+  }
+  bool settled = !memory_short_ && !unverified_;
+  if (const GateSection change(core_.tables); change) {
+    MutexLock hold(core_.mutex);
+    for (std::size_t i = 0; i < next_.size(); ++i) settled = core_.regions.put(next_[i]) && settled;
+  } else {
+    settled = false;
+  }
+  mutex_.unlock();
+  return settled;
+}
+
 void Adoption::add_mapping(const Mapping& mapping) noexcept {
   if (eligibility_of(mapping, core_.config.stacks) == Eligibility::kForeign) return;
   PageRange rest = mapping.range;

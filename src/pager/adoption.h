@@ -20,6 +20,9 @@ class Adoption {
   // Whether anything was new.
   bool scan() noexcept;
   void recount() noexcept;
+  // The program has just mapped `range`: has it watched before much of it is filled, without looking at anything else.
+  // On any thread; never waits for a walk that is under way: false then, and for what a walk has to settle.
+  bool adopt_now(PageRange range) noexcept;
   // Does what is due; returns the time at which something will be due again.
   [[nodiscard]] std::int64_t step() noexcept;
   void reset_in_child() noexcept;

@@ -16,6 +16,8 @@ constexpr std::int64_t kMaintainPause = 5 * kMillisecond;
 // Pages one background_step() evicts at most before it looks at everything else again: the time in which a program can fill
 // a mapping that nobody watches yet.
 constexpr std::uint64_t kBatch = 256;
+// What fits this often into the limit can wait for the next walk.
+constexpr std::uint64_t kWorthAtOnce = 1024;
 constexpr std::size_t kMaintainBytes = 256 * 1024;
 constexpr PageRange kEverything{PageIndex(0), PageCount(std::uint64_t{1} << (kUserAddressBits - kPageShift))};
 
@@ -141,6 +143,17 @@ std::int64_t Pager::background_step() noexcept {
 bool Pager::is_scattered() const noexcept { return core_.is_scattered(); }
 
 Event& Pager::wake_event() noexcept { return core_.wake; }
+
+void Pager::note_mapped(std::span<const PageRange> ranges, bool all) noexcept {
+  const std::uint64_t worth = std::max(core_.config.smallest_mapping.raw(), core_.limit() / kWorthAtOnce);
+  bool settled = all;
+  for (const PageRange& range : ranges) {
+    if (range.count.raw() >= worth) settled = core_.adoption->adopt_now(range) && settled;
+  }
+  if (settled) return;
+  core_.urgent.store(true, std::memory_order_relaxed);
+  core_.kick();
+}
 
 bool Pager::scan_step() noexcept { return core_.adoption->scan(); }
 

@@ -18,6 +18,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "base/mutex.h"
 #include "migrate/address_space.h"
@@ -76,6 +77,10 @@ class Pager final : public PageMapOps, public HolePolicy, public SpaceObserver {
   [[nodiscard]] Event& wake_event() noexcept;
   // Lately the program has touched pages here and there, and the fault thread makes room by itself.
   [[nodiscard]] bool is_scattered() const noexcept;
+
+  // The program has just made these mappings: the large ones are registered at once, the rest by the next walk. A hint;
+  // for whoever hears of mappings as they are made. `all`: there are no others. Any thread; never waits.
+  void note_mapped(std::span<const PageRange> ranges, bool all) noexcept;
 
   // Walks the mappings: registers new ones, forgets old ones, counts when due. Returns whether anything was new.
   bool scan_step() noexcept;

@@ -210,7 +210,7 @@ void PagerCore::make_room(std::uint64_t pages, Lane& lane) noexcept {
   // Nothing that could go, or not enough: waiting would not help the program, and trying at each fault would hurt it.
   stats->over_limit.fetch_add(1, std::memory_order_relaxed);
   if (!search) return;
-  const std::int64_t end = space.clock().now_ns();
+  const std::int64_t end = sharing.possible() ? space.clock().now_ns() : time;  // no more than half of the time for it
   no_room_until.store(end + std::max(kNoRoomPause, end - time), std::memory_order_relaxed);
   urgent.store(true, std::memory_order_relaxed);
   kick();
@@ -221,8 +221,9 @@ void PagerCore::make_room(std::uint64_t pages, Lane& lane) noexcept {
 PageCount PagerCore::evict_some(PageCount want, Lane& lane, Effort effort) noexcept {
   const int most_barren = is_hurried(effort) ? 8 : 64;
   const int most_looks = is_hurried(effort) ? 256 : 1024;
-  // A lap looks at all memory there is. Where few pages can go each lap finds a few, and somebody may be waiting.
-  const int most_laps = is_hurried(effort) ? 6 : 16;
+  // A lap looks at all memory there is. Where few pages can go because the others are shared, each lap finds a few, and
+  // somebody may be waiting.
+  const int most_laps = !sharing.possible() ? most_looks : is_hurried(effort) ? 6 : 16;
   PageCount gone;
   int barren = 0, looks = 0, laps = 0;
   while (gone < want && barren < most_barren && looks < most_looks && laps < most_laps &&

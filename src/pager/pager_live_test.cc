@@ -96,6 +96,27 @@ TEST(PagerLive, HugePagesAreGivenTakenAndComeBackRight) {
   EXPECT_EQ(wrong_in(memory, 3), 0u);
 }
 
+TEST(PagerLive, AMappingThatWasToldOfIsWatchedBeforeItIsFilled) {
+  NEEDS_RAW_THREADS();
+  constexpr std::size_t kBytes = 4 * kMiB;
+  constexpr int kMappings = 20;
+  LivePager& live = LivePager::start(with_ram(24 * kMiB));
+  ProgramMemory memory(32 * kMiB);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  int wholly = 0;
+  for (int i = 0; i < kMappings; ++i) {
+    ProgramMemory fresh(kBytes);
+    const std::size_t before = get(live.stats().zero_filled_pages);
+    const PageRange range = fresh.range(0, fresh.pages());
+    live.pager().note_mapped({&range, 1}, true);
+    for (std::size_t k = 0; k < fresh.pages(); ++k) fresh.write(k, 2);
+    wholly += get(live.stats().zero_filled_pages) - before >= fresh.pages();
+    EXPECT_EQ(wrong_in(fresh, 2), 0u);
+  }
+  EXPECT_GT(wholly, kMappings / 2) << "a walk that is under way may be in the way now and then";
+  live.stop();
+}
+
 TEST(PagerLive, BelowHalfTheBudgetNothingIsWatched) {
   NEEDS_RAW_THREADS();
   LivePager& live = LivePager::start(with_ram(256 * kMiB));

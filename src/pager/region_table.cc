@@ -88,6 +88,13 @@ bool RegionTable::append(const Region& region) noexcept {
   return true;
 }
 
+bool RegionTable::put(const Region& region) noexcept {
+  cut(region.range);
+  if (size_ == regions_.size() && !grow()) return false;
+  insert(at_or_above(region.range.first), region);
+  return true;
+}
+
 void RegionTable::swap(RegionTable& other) noexcept {
   std::swap(regions_, other.regions_);
   std::swap(size_, other.size_);

@@ -52,6 +52,8 @@ class RegionTable {
 
   // Adds a region above all others. False: no memory.
   [[nodiscard]] bool append(const Region& region) noexcept;
+  // Puts a region in the place of whatever was there. False: no memory; nothing is known of its range then.
+  [[nodiscard]] bool put(const Region& region) noexcept;
   void swap(RegionTable& other) noexcept;
 
  private:

@@ -190,6 +190,27 @@ TEST(RegionTable, GrowsAndSaysWhenItCannot) {
   EXPECT_EQ(table.find(PageIndex(9997)), nullptr);
 }
 
+TEST(RegionTable, PutTakesThePlaceOfWhatWasThere) {
+  HeapSource source;
+  RegionTable table(source);
+  Region region;
+  region.range = pages(100, 100);
+  ASSERT_TRUE(table.put(region));
+  region.range = pages(150, 10);
+  region.watched = true;
+  ASSERT_TRUE(table.put(region));
+  ASSERT_EQ(table.size(), 3u);
+  EXPECT_EQ(table[0].range, pages(100, 50));
+  EXPECT_TRUE(table[1].watched);
+  EXPECT_EQ(table[2].range, pages(160, 40));
+  region.range = pages(50, 120);
+  region.watched = false;
+  ASSERT_TRUE(table.put(region));
+  ASSERT_EQ(table.size(), 2u);
+  EXPECT_EQ(table[0].range, pages(50, 120));
+  EXPECT_EQ(table[1].range, pages(170, 30));
+}
+
 TEST(RegionTable, DoubtMarksEveryRegionItTouches) {
   HeapSource source;
   RegionTable table(source);

@@ -22,6 +22,7 @@
 #include "base/mutex.h"
 #include "devices/device_spec.h"
 #include "linux/beside_faulter.h"
+#include "linux/mapping_news.h"
 #include "linux/clock.h"
 #include "linux/identity.h"
 #include "linux/raw_engine_threads.h"
@@ -96,6 +97,7 @@ class Engine final : private Footprint {
   [[nodiscard]] Result<void> make_pager() noexcept;
   [[nodiscard]] Result<void> start_fault_thread() noexcept;
   static void fault_entry(void* self) noexcept;
+  void hear_of_mappings() noexcept;
   [[nodiscard]] std::uint64_t own_bytes() const noexcept override;
 
   // ---- rights (engine_identity.cc) ----
@@ -139,6 +141,7 @@ class Engine final : private Footprint {
   Pager* pager_ = nullptr;
   FaultService* faults_ = nullptr;
   BesideFaulter beside_{clock_};
+  MappingNews news_;  // the fault thread's, once it runs
   FollowsFaulter follows_;  // of the background thread
   bool asleep_ = false;  // in a child: the pieces are inherited, but not yet taken over
 

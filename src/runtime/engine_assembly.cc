@@ -85,6 +85,8 @@ Result<void> Engine::make_pager() noexcept {
 Result<void> Engine::start_fault_thread() noexcept {
   // It starts with the rights of this thread.
   identity_on_fault_thread_.store(identity_number_.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  // Not permitted, or too many threads for it: new mappings are found by looking then.
+  if (news_.open()) mmu_->wait_also_for(news_.descriptor());
   const Result<int> thread = threads_->start_another(&Engine::fault_entry, this);
   if (!thread) return std::unexpected(thread.error());
   return {};
@@ -97,8 +99,16 @@ void Engine::fault_entry(void* self) noexcept {
   for (;;) {
     (void)engine->mmu_->wait_for_message(-1);
     engine->follow_identity_on_fault_thread();
+    if (engine->news_.any()) engine->hear_of_mappings();
     (void)engine->faults_->run_once();
   }
+}
+
+void Engine::hear_of_mappings() noexcept {
+  PageRange mapped[32];
+  bool incomplete = false;
+  const std::size_t n = news_.take(mapped, &incomplete);
+  pager_->note_mapped({mapped, n}, !incomplete);
 }
 
 }  // namespace whimbrel

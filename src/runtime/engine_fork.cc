@@ -46,6 +46,8 @@ void Engine::after_fork_in_child() noexcept {
   open_slot();
   if (phase == Phase::kRunning) {
     mmu_->reset_after_fork();
+    mmu_->wait_also_for(-1);
+    news_.forget();
     device_->after_fork_in_child();
     space_->mutex().reset_after_fork();
     MutexLock hold(space_->mutex());
