@@ -81,6 +81,7 @@ class FinalizeStep {
           installed = install.run_locked(src_, at, i + n, winner(at), stolen_back);
         }
       }
+      empty_coherent_sources(at, at + installed);
       for (std::uint64_t k = at; k < at + installed; ++k) finish_home(k);
       at += installed;
     }
@@ -89,6 +90,20 @@ class FinalizeStep {
       drop_frames(dst_[i].pfn(), frames, is_unit(i));
     } else {
       space_.stats().restored.fetch_add(n, std::memory_order_relaxed);
+    }
+  }
+
+  // Coherent pages that have come home are about to be freed, each of which empties its frame: many at once cost one flush.
+  void empty_coherent_sources(std::uint64_t at, std::uint64_t end) {
+    const auto left = [&](std::uint64_t k) { return src_[k].pfn().is_device() && !space_.page(src_[k].pfn())->is_mapped(); };
+    while (at < end) {
+      std::uint64_t n = 1;
+      while (at + n < end && src_[at + n].pfn() == src_[at].pfn() + PageCount(n) && left(at + n)) ++n;
+      const PageMap* map = space_.map_of(src_[at].pfn());
+      if (n > 1 && left(at) && map != nullptr && map->type() == MemoryType::kCoherent) {
+        CHECK(space_.mmu().discard({map->frame_of(src_[at].pfn()), PageCount(n)}).has_value());
+      }
+      at += n;
     }
   }
 
