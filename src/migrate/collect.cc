@@ -208,6 +208,7 @@ bool Collector::collect_huge_slot_locked(PageRange part, PageEntry entry) noexce
   if (part.count.raw() == kPagesPerHuge && wants(kSelectCompound)) {  // CHP-06
     CHECK(space_.table().set_huge(base, entry.after(PageEvent::kCollectHome)).has_value());
     const std::uint64_t write = entry.has(PageEntry::kWritable) ? MigrateWord::kWrite : 0;
+    space_.trace().add(TraceStep::kCollectedHome, {base, PageCount(kPagesPerHuge)}, head_pfn.raw());
     record(MigrateWord::of(head_pfn).with(MigrateWord::kMigrate | MigrateWord::kCompound | write));
     skip(PageCount(kPagesPerHuge - 1));
     return true;
@@ -244,6 +245,7 @@ PageCount Collector::collect_huge_ram_locked(PageRange unit, std::uint32_t kind)
   const Progress moved = space_.mmu().move(*frame, unit.first, unit.count, Wake::kNo);
   space_.stats().collected.fetch_add(moved.done.raw(), std::memory_order_relaxed);
   if (!moved.failed) {
+    space_.trace().add(TraceStep::kCollected, unit, pfn.raw());
     record(MigrateWord::of(pfn).with(MigrateWord::kMigrate | MigrateWord::kCompound | write));
     skip(PageCount(kPagesPerHuge - 1));
     return unit.count;

@@ -196,6 +196,7 @@ class FinalizeStep {
     const PageEntry entry = space_.table().get(base);
     const PageEvent event = moved ? PageEvent::kFinish : PageEvent::kReturnToDevice;
     CHECK(space_.table().set_huge(base, entry.with_pfn(target).after(event)).has_value());
+    space_.trace().add(TraceStep::kSettled, {base, PageCount(kPagesPerHuge)}, target.raw());
     if (moved) head->clear_mapping();
     space_.page(target)->set_mapping(base);
     space_.page(target)->get();

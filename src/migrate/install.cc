@@ -184,6 +184,7 @@ void Installer::huge_locked(Pfn source, Pfn frame) noexcept {
     if (!moved.failed) {
       CHECK(space_.table().set_huge(home, PageEntry()).has_value());
       space_.page(source)->clear_mapping();
+      space_.trace().add(TraceStep::kInstalled, unit, frame.raw());
       return;
     }
     if (moved.error.code == Errc::kEventPending && moved.done.raw() == 0 && tries < 1000) {

@@ -1,11 +1,13 @@
 // A ring of the engine's last steps: what was collected, moved, inserted, restored, dropped, and why. For tests, tools and
-// post-mortems; writing to it is a few stores and takes no lock beyond the space's own.
+// post-mortems; writing to it is a few stores and takes no lock beyond the space's own. Each step is a static probe as well
+// (migrate/probes.h).
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <cstdint>
 
+#include "migrate/probes.h"
 #include "mm/address.h"
 
 namespace whimbrel {
@@ -41,6 +43,14 @@ class TraceRing {
   void add(TraceStep step, PageRange range, std::uint64_t other = 0) noexcept {
     const std::uint64_t sequence = next_.fetch_add(1, std::memory_order_relaxed) + 1;
     entries_[sequence % kEntries] = {sequence, step, range, other};
+    const std::uint64_t address = range.first.address().raw(), pages = range.count.raw();
+    if (step == TraceStep::kCollected || step == TraceStep::kCollectedHome) {
+      WHIMBREL_PROBE_SET_MIGRATION_PTE(address, other, pages);
+    } else if (step == TraceStep::kSettled || step == TraceStep::kInstalled) {
+      WHIMBREL_PROBE_REMOVE_MIGRATION_PTE(address, other, pages);
+    } else {
+      WHIMBREL_PROBE_STEP(static_cast<int>(step), address, other, pages);
+    }
   }
   void add(TraceStep step, PageIndex page, std::uint64_t other = 0) noexcept { add(step, {page, PageCount(1)}, other); }
 
