@@ -207,6 +207,10 @@ Result<void> StoreFile::settle(const StoreFileOptions& options) noexcept {
   return {};
 }
 
+void StoreFile::lengthen(std::uint64_t bytes) noexcept {
+  if (fixed_bytes_ == 0) (void)sys::truncate(fd_, bytes);
+}
+
 Result<void> StoreFile::punch(std::uint64_t offset, std::uint64_t bytes) noexcept {
   const long raw = sys::call(SYS_fallocate, fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<long>(offset),
                              static_cast<long>(bytes));

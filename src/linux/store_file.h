@@ -56,6 +56,9 @@ class StoreFile {
   // Bytes there are; 0: a file that grows.
   [[nodiscard]] std::uint64_t fixed_bytes() const noexcept { return fixed_bytes_; }
 
+  // Makes the file so long, without using room: a write that lengthens its file waits for all others. Never shorter than
+  // before. Where that is refused the writes themselves do it. Not from two threads at a time.
+  void lengthen(std::uint64_t bytes) noexcept;
   // Gives the blocks behind the range back. kNotSupported: this file cannot.
   [[nodiscard]] Result<void> punch(std::uint64_t offset, std::uint64_t bytes) noexcept;
   // Whether no other process has the file any more.

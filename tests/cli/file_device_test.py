@@ -187,8 +187,8 @@ print("right")
                 continue
         for link in stores:
             fd = os.open(link, os.O_RDWR)
-            size = os.fstat(fd).st_size
-            for at in range(size // 2 // 4096 * 4096, size, 4096):
+            end = os.lseek(fd, os.lseek(fd, 0, os.SEEK_DATA), os.SEEK_HOLE)
+            for at in range(end // 2 // 4096 * 4096, end, 4096):
                 if os.pread(fd, 8, at) != MAGIC:
                     continue
                 byte = os.pread(fd, 1, at + 2000)[0]

@@ -101,6 +101,7 @@ Result<int> FileDevice::own_volume() noexcept {
   for (int i = 0; i < kMostFiles; ++i) {
     Volume& volume = volumes_[i];
     if (volume.file.is_open() || volume.units.load(std::memory_order_relaxed) != 0) continue;
+    volume.length.store(0, std::memory_order_relaxed);
     const Result<void> opened = volume.file.open(file_options());
     if (!opened) return std::unexpected(opened.error());
     const std::uint64_t fixed = volume.file.fixed_bytes();
@@ -109,6 +110,16 @@ Result<int> FileDevice::own_volume() noexcept {
     return i;
   }
   return fail(Errc::kDeviceFull, 0, "too many generations of forked processes share files");
+}
+
+void FileDevice::lengthen(Volume& volume, std::uint64_t bytes) noexcept {
+  constexpr std::uint64_t kStep = std::uint64_t{1} << 30;
+  if (bytes <= volume.length.load(std::memory_order_acquire)) return;
+  MutexLock lock(files_mutex_);  // out of order they would cut the file
+  if (bytes <= volume.length.load(std::memory_order_relaxed)) return;
+  const std::uint64_t length = (bytes + kStep - 1) / kStep * kStep;
+  volume.file.lengthen(length);
+  volume.length.store(length, std::memory_order_release);
 }
 
 DeviceTraits FileDevice::traits() const noexcept {

@@ -119,6 +119,7 @@ class FileDevice final : public Device {
   };
   struct Volume {
     StoreFile file;
+    std::atomic<std::uint64_t> length{0};  // bytes, as far as stores have made sure of it
     std::atomic<std::uint64_t> units{0};  // that have something in it
   };
   struct Counters {
@@ -133,6 +134,8 @@ class FileDevice final : public Device {
   [[nodiscard]] StoreFileOptions file_options() const noexcept;
   // The volume for stores, made when there is none yet.
   [[nodiscard]] Result<int> own_volume() noexcept EXCLUDES(files_mutex_);
+
+  void lengthen(Volume& volume, std::uint64_t bytes) noexcept EXCLUDES(files_mutex_);
 
   [[nodiscard]] Place place_of(DeviceSlot first, std::uint32_t pages) const noexcept;
   [[nodiscard]] Mutex& stripe(std::uint64_t unit) noexcept { return stripes_[unit % kStripes]; }

@@ -163,6 +163,7 @@ bool FileDevice::begin_store(Worker& worker, DeviceOp& op) noexcept {
     return false;
   }
   extent.block = *block;
+  lengthen(volumes_[*own], (extent.block + extent.blocks()) * kBlockBytes);
   volumes_[*own].units.fetch_add(1, std::memory_order_relaxed);
   worker.free_tags &= worker.free_tags - 1;
   worker.queue.add(transfer(FileTransfer::Kind::kWrite, extent, extent.block, memory,
