@@ -101,6 +101,16 @@ DescriptorRoom::DescriptorRoom() noexcept {
   changed_ = true;
 }
 
+DescriptorRoom::DescriptorRoom(std::uint64_t more) noexcept {
+  const Result<sys::Limit> limit = sys::limit(RLIMIT_NOFILE);
+  if (!limit || limit->hard <= limit->soft) return;
+  const std::uint64_t raised = limit->hard - limit->soft < more ? limit->hard : limit->soft + more;
+  if (!sys::set_limit(RLIMIT_NOFILE, {raised, limit->hard})) return;
+  soft_ = limit->soft;
+  hard_ = limit->hard;
+  changed_ = true;
+}
+
 DescriptorRoom::~DescriptorRoom() {
   if (changed_) (void)sys::set_limit(RLIMIT_NOFILE, {soft_, hard_});
 }

@@ -65,7 +65,10 @@ class Descriptors {
 // its own lifetime. The limit is the whole process's, so this is held only while descriptors are opened.
 class DescriptorRoom {
  public:
+  // Room in a table that holds nothing yet.
   DescriptorRoom() noexcept;
+  // Room for so many more, however many there are.
+  explicit DescriptorRoom(std::uint64_t more) noexcept;
   ~DescriptorRoom();
   DescriptorRoom(const DescriptorRoom&) = delete;
   DescriptorRoom& operator=(const DescriptorRoom&) = delete;

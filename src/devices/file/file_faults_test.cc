@@ -325,6 +325,47 @@ TEST_F(FileFaults, AFileSystemWithoutDirectTransfersIsUsedThroughThePageCache) {
   EXPECT_EQ(memory_.bytes_in_use(), 0u);
 }
 
+// Forks with the device's hooks; true when the child finds the unit there.
+bool child_has(Device& device, const std::function<bool()>& holds_it) {
+  device.prepare_fork();
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    device.after_fork_in_child();
+    ::_exit(holds_it() && device.stats().stored_pages != 0 ? 0 : 1);
+  }
+  device.after_fork_in_parent();
+  int status = -1;
+  ::waitpid(pid, &status, 0);
+  return status == 0;
+}
+
+TEST_F(FileFaults, AProgramWithoutADescriptorLeftCanFork) {
+  EXPECT_TRUE(in_child([&] {
+    make();
+    const DeviceSlot slot = put(1).value();
+    rlimit limit{};
+    ::getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = 3;
+    if (::setrlimit(RLIMIT_NOFILE, &limit) != 0 || ::dup(0) >= 0) return false;
+    return child_has(*device_, [&] { return holds(slot, 1); });
+  }));
+}
+
+// The file belongs to the user who made it; its child must have it all the same.
+TEST_F(FileFaults, AProgramThatGaveUpItsRightsCanFork) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can become somebody else";
+  EXPECT_TRUE(in_child([&] {
+    make();
+    const DeviceSlot slot = put(1).value();
+    if (::setresgid(65534, 65534, 65534) != 0 || ::setresuid(65534, 65534, 65534) != 0) return false;
+    if (!child_has(*device_, [&] { return holds(slot, 1); })) return false;
+    // Nobody knows how long children have it: its blocks stay as they are.
+    device_->release(slot, kUnit);
+    device_->maintain(1 << 20);
+    return device_->stats().held_bytes >= kUnit * kPageBytes;
+  }));
+}
+
 // --- what it leaves and takes ---------------------------------------------------------------------------------------
 
 TEST_F(FileFaults, NobodyElseCanOpenTheFile) {

@@ -49,7 +49,7 @@ bool FileDevice::maintain(std::size_t budget_bytes) noexcept {
 void FileDevice::prepare_fork() noexcept {
   gate_.close();
   carried_count_ = 0;
-  const DescriptorRoom room;
+  const DescriptorRoom room(kMostFiles);  // the program may have used up its own
   const int own = own_.load(std::memory_order_acquire);
   for (int i = 0; i < kMostFiles; ++i) {
     const Volume& volume = volumes_[i];
