@@ -231,6 +231,20 @@ int Mirror::write(Command& command, CallerBuffer& buffer) noexcept {
   return 0;
 }
 
+PageRange Mirror::run_on_node(PageRange range, Pfn* at) noexcept {
+  if (node_.coherent()) return {};
+  MutexLock hold(mutex_);
+  const Pfn first = table_.get(range.first).pfn();
+  if (table_.get(range.first).is_ram() || !first.is_device() || !node_.map().contains(first)) return {};
+  std::uint64_t n = 1;
+  for (; n < range.count.raw() && n < kPagesPerHuge; ++n) {
+    const PageEntry next = table_.get(range.first + PageCount(n));
+    if (next.is_ram() || next.pfn() != first + PageCount(n) || !node_.map().contains(next.pfn())) break;
+  }
+  *at = first;
+  return {range.first, PageCount(n)};
+}
+
 int Mirror::deliver(PageRange range, Command& command, CallerBuffer& buffer) noexcept {
   // In slices: nothing may be written unless the whole range is there, so the entries are looked at first.
   {
@@ -242,10 +256,20 @@ int Mirror::deliver(PageRange range, Command& command, CallerBuffer& buffer) noe
   constexpr std::uint64_t kSlice = kPagesPerHuge;
   Bounce bounce(std::min(kSlice, range.count.raw()) * kPageSize);
   if (bounce.data() == nullptr) return -ENOMEM;
-  for (std::uint64_t done = 0; done < range.count.raw(); done += kSlice) {
-    const PageRange slice = PageRange{range.first + PageCount(done), PageCount(kSlice)}.intersect(range);
+  for (std::uint64_t done = 0; done < range.count.raw();) {
+    const PageRange rest = PageRange::between(range.first + PageCount(done), range.end());
+    Pfn from, still;
+    if (const PageRange run = run_on_node(rest, &from); !run.empty()) {
+      // What lies in one piece on the node goes to the caller without a stop.
+      if (!buffer.put(done * kPageSize, node_.bytes(from), run.count.bytes())) return -EFAULT;
+      if (run_on_node(run, &still) != run || still != from) return -ENOENT;  // taken away while we copied
+      done += run.count.raw();
+      continue;
+    }
+    const PageRange slice = PageRange{rest.first, PageCount(kSlice)}.intersect(rest);
     if (copy_out(slice, bounce.data()) != slice.count.raw()) return -ENOENT;
     if (!buffer.put(done * kPageSize, bounce.data(), slice.count.bytes())) return -EFAULT;
+    done += slice.count.raw();
   }
   command.cpages = command.npages;
   return 0;

@@ -59,6 +59,9 @@ class Mirror final : public IntervalNotifier {
   [[nodiscard]] bool is_shared_private(PageIndex at) noexcept;
   [[nodiscard]] std::uint8_t snapshot_byte(HmmPfn word) noexcept;
   [[nodiscard]] PageEntry entry(PageIndex at) noexcept EXCLUDES(mutex_);
+  // The pages from range.first on (at most 512) that lie in one piece on this private node, from `*at` on there; empty: the
+  // first does not.
+  [[nodiscard]] PageRange run_on_node(PageRange range, Pfn* at) noexcept EXCLUDES(mutex_);
   [[nodiscard]] int deliver(PageRange range, Command& command, CallerBuffer& buffer) noexcept;
 
   Session& session_;
