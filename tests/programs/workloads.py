@@ -275,7 +275,8 @@ for my $i (1 .. $n) {
   $sum = ($sum * 31 + length $v) % 1000000007;
 }
 my $k = 0;
-for my $key (sort keys %h) { $k = ($k * 33 + hex substr($key, 0, 4)) % 1000000007; }
+my @some = grep { /0$/ } keys %h;  # comparing all of them means a fault each: a measurement of patience
+for my $key (sort @some) { $k = ($k * 33 + hex substr($key, 0, 4)) % 1000000007; }
 print "$checked $sum $k ", scalar(keys %h), "\\n";
 """
 
@@ -356,7 +357,7 @@ def _forks_prepare(data, scale):
 
 # --- xz ---
 
-_XZ_MB = {"ci": 8, "full": 60}
+_XZ_MB = {"ci": 3, "full": 60}
 
 
 def _xz_prepare(data, scale):
@@ -384,7 +385,7 @@ def simple_workloads():
                  packages="nodejs"),
         Workload("java", ["java", "javac"], _java_prepare, _java_command, packages="openjdk-17-jdk-headless"),
         Workload("perl", ["perl"], _perl_prepare,
-                 lambda data, scale, tools: ["perl", data / "hash.pl", {"ci": "700000", "full": "5000000"}[scale]],
+                 lambda data, scale, tools: ["perl", data / "hash.pl", {"ci": "250000", "full": "5000000"}[scale]],
                  packages="perl"),
         Workload("git", ["git"], _git_prepare, _git_command, set_up=_git_set_up, packages="git", limit=240),
         Workload("forks", ["bash"], _forks_prepare,
