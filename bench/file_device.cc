@@ -1,4 +1,5 @@
-// bench_file_device SPEC [MIB [BATCH]]: what a device that keeps contents outside memory does by itself, without any paging:
+// bench_file_device SPEC [MIB [BATCH]]: what a device that keeps contents outside memory does by itself, without any
+// paging:
 //
 //   write     stores of whole units in order, BATCH units (16 by default) at a time
 //   read      loads of whole units in order, as many at a time
@@ -134,8 +135,9 @@ int main(int argc, char** argv) {
   const auto at = [](const std::vector<double>& times, double part) {
     return times[static_cast<std::size_t>(part * static_cast<double>(times.size() - 1))];
   };
-  std::printf("{\"write_MBs\": %.1f, \"read_MBs\": %.1f, \"random_us\": %.1f, \"random_p99_us\": %.1f, \"page_us\": %.1f, "
-              "\"page_p99_us\": %.1f}\n",
-              write, again, at(unit, 0.5), at(unit, 0.99), at(page, 0.5), at(page, 0.99));
+  std::printf(
+      "{\"write_MBs\": %.1f, \"read_MBs\": %.1f, \"random_us\": %.1f, \"random_p99_us\": %.1f, \"page_us\": %.1f, "
+      "\"page_p99_us\": %.1f}\n",
+      write, again, at(unit, 0.5), at(unit, 0.99), at(page, 0.5), at(page, 0.99));
   return 0;
 }

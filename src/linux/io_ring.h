@@ -21,8 +21,8 @@ struct FileTransfer {
   std::byte* memory = nullptr;
   std::uint32_t bytes = 0;
   std::uint64_t offset = 0;
-  int flags = 0;                // RWF_*
-  std::uint16_t priority = 0;   // as ioprio_set(2) takes it; 0: the thread's
+  int flags = 0;               // RWF_*
+  std::uint16_t priority = 0;  // as ioprio_set(2) takes it; 0: the thread's
 };
 
 class IoRing {
@@ -37,8 +37,8 @@ class IoRing {
   IoRing(const IoRing&) = delete;
   IoRing& operator=(const IoRing&) = delete;
 
-  // Room for `entries` transfers at a time, rounded up to a power of two. kNotPermitted, kNotSupported where io_uring is
-  // denied or unknown; kNoMemory.
+  // Room for `entries` transfers at a time, rounded up to a power of two. kNotPermitted, kNotSupported where io_uring
+  // is denied or unknown; kNoMemory.
   [[nodiscard]] Result<void> open(unsigned entries) noexcept;
   // With nothing in flight.
   void close() noexcept;

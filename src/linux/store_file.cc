@@ -82,8 +82,7 @@ Result<void> check_store_path(const StoreFileOptions& options) noexcept {
     return check_directory(directory);
   }
   if (raw < 0) return refused(raw, "cannot be reached");
-  if (S_ISLNK(info.st_mode) &&
-      sys::call(SYS_newfstatat, AT_FDCWD, sys::arg(options.path), sys::arg(&info), 0) < 0) {
+  if (S_ISLNK(info.st_mode) && sys::call(SYS_newfstatat, AT_FDCWD, sys::arg(options.path), sys::arg(&info), 0) < 0) {
     return fail(Errc::kInvalid, ELOOP, "is a symbolic link to nowhere");
   }
   if (S_ISDIR(info.st_mode)) {
@@ -282,7 +281,8 @@ int transfer_now(const FileTransfer& transfer) noexcept {
     const iovec part{transfer.memory + moved, transfer.bytes - moved};
     const auto at = static_cast<long>(transfer.offset + moved);
     // The position in two halves, the high one without meaning on 64 bits.
-    const long raw = sys::call(reading ? SYS_preadv2 : SYS_pwritev2, transfer.fd, sys::arg(&part), 1, at, 0, transfer.flags);
+    const long raw =
+        sys::call(reading ? SYS_preadv2 : SYS_pwritev2, transfer.fd, sys::arg(&part), 1, at, 0, transfer.flags);
     if (raw == -EINTR) continue;
     if (raw < 0) return static_cast<int>(raw);
     if (raw == 0) break;

@@ -4,8 +4,8 @@
 // PATH may be
 //   a directory           a nameless file is made there
 //   a name not yet taken  the file is made with mode 0600, exclusively, and its name removed at once
-//   a block device        taken exclusively; refused when it is mounted or in use, or holds something known, unless forced
-//   an existing file      only when forced, and by one process at a time
+//   a block device        taken exclusively; refused when it is mounted or in use, or holds something known, unless
+//   forced an existing file      only when forced, and by one process at a time
 //
 // Every open of the file holds a shared lock (flock) on it, so the process that made it can tell whether a forked child
 // still uses what it inherited: is_sole_user(). The descriptor belongs to the table of the thread that opened it.
@@ -56,8 +56,8 @@ class StoreFile {
   // Bytes there are; 0: a file that grows.
   [[nodiscard]] std::uint64_t fixed_bytes() const noexcept { return fixed_bytes_; }
 
-  // Makes the file so long, without using room: a write that lengthens its file waits for all others. Never shorter than
-  // before. Where that is refused the writes themselves do it. Not from two threads at a time.
+  // Makes the file so long, without using room: a write that lengthens its file waits for all others. Never shorter
+  // than before. Where that is refused the writes themselves do it. Not from two threads at a time.
   void lengthen(std::uint64_t bytes) noexcept;
   // Gives the blocks behind the range back. kNotSupported: this file cannot.
   [[nodiscard]] Result<void> punch(std::uint64_t offset, std::uint64_t bytes) noexcept;

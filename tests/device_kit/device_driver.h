@@ -61,9 +61,7 @@ class DeviceDriver final : public PageMapOps {
     migrate_vma_finalize(space_, args);
     return loaded ? FaultResult::kDone : FaultResult::kSigbus;
   }
-  void folio_free(Pfn head, unsigned order) noexcept override {
-    device_.release(slot_of(head), 1u << order);
-  }
+  void folio_free(Pfn head, unsigned order) noexcept override { device_.release(slot_of(head), 1u << order); }
   bool serves_inline() const noexcept override { return true; }
 
  private:

@@ -92,7 +92,8 @@ TEST_P(DeviceSuite, LoadsGoOnWhileAForkIsPrepared) {
     EXPECT_EQ(std::memcmp(back.data(), contents.data(), unit_ * kPageBytes), 0);
     loaded = true;
   });
-  EXPECT_TRUE(becomes_true([&] { return loaded.load(); }, 2000ms)) << "a load waits for the fork, which may wait for it";
+  EXPECT_TRUE(becomes_true([&] { return loaded.load(); }, 2000ms))
+      << "a load waits for the fork, which may wait for it";
   std::thread storer([&] {
     const Result<DeviceSlot> fresh = device_->reserve(unit_);
     EXPECT_TRUE(fresh.has_value());
@@ -117,7 +118,9 @@ TEST_P(DeviceSuite, ClosingGivesEverythingBack) {
     }
     device_.reset();
     EXPECT_EQ(memory_.bytes_in_use(), 0u);
-    if (GetParam().leftovers) { EXPECT_EQ(GetParam().leftovers(), ""); }
+    if (GetParam().leftovers) {
+      EXPECT_EQ(GetParam().leftovers(), "");
+    }
     remake(0);
   }
 }
@@ -148,7 +151,9 @@ TEST_P(DeviceSuite, AKilledProcessLeavesNothingBehind) {
   EXPECT_EQ(::waitpid(child, &status, 0), child);
   ::close(told[0]);
   EXPECT_TRUE(WIFSIGNALED(status));
-  if (GetParam().leftovers) { EXPECT_EQ(GetParam().leftovers(), ""); }
+  if (GetParam().leftovers) {
+    EXPECT_EQ(GetParam().leftovers(), "");
+  }
   remake(0);
   Pages contents(unit_);
   fill_mixed(9, contents.bytes());
@@ -199,7 +204,8 @@ TEST_P(DeviceSuite, AKilledChildTakesNothingAlong) {
   EXPECT_TRUE(becomes_true([&] {
     device_->maintain(std::size_t{64} << 20);
     return device_->stats().held_bytes <= empty + units * unit_ * kPageBytes / 4;
-  })) << "held " << device_->stats().held_bytes << " bytes for nothing, " << empty << " at first";
+  })) << "held "
+      << device_->stats().held_bytes << " bytes for nothing, " << empty << " at first";
 }
 
 }  // namespace

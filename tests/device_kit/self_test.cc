@@ -107,9 +107,10 @@ class LateDevice final : public Device {
 
 DeviceUnderTest late() {
   return {.name = "late",
-          .make = [](MemorySource& memory, std::uint64_t capacity) {
-            return DevicePtr(new LateDevice(memory, capacity), [](Device* device) { delete device; });
-          },
+          .make =
+              [](MemorySource& memory, std::uint64_t capacity) {
+                return DevicePtr(new LateDevice(memory, capacity), [](Device* device) { delete device; });
+              },
           .leftovers = [] { return std::string(has_defect("leaves_something") ? "a file" : ""); }};
 }
 

@@ -1,8 +1,9 @@
 // BlockMap: which 4 KiB blocks of a file are in use.
 //
-// A block is free and clean (nothing of it on disk), in use, dead (free, but the disk still holds it), or kept: released
-// here while a forked child may still read it. Runs are handed out next-fit, so a stream of evictions lies in one piece
-// and can be read as one; the file grows only while little of it is free. Maps grow by pieces of 1 GiB of file and take 128 KiB of memory for each.
+// A block is free and clean (nothing of it on disk), in use, dead (free, but the disk still holds it), or kept:
+// released here while a forked child may still read it. Runs are handed out next-fit, so a stream of evictions lies in
+// one piece and can be read as one; the file grows only while little of it is free. Maps grow by pieces of 1 GiB of
+// file and take 128 KiB of memory for each.
 //
 // Thread-safe; its lock is a leaf held for microseconds.
 #pragma once

@@ -22,18 +22,20 @@ enum class ExtentState : std::uint8_t {
 };
 
 struct Extent {
-  std::uint64_t live;    // slots that were not released
-  std::uint64_t value;   // kFilled: the word; kCompressed: the blob's own checksum; kFree: the next free unit
-  std::uint64_t block;   // of the file, where it begins
-  std::uint32_t bytes;   // in the file
-  std::uint8_t pages;    // reserved
-  std::uint8_t file;     // which of the device's files
+  std::uint64_t live;   // slots that were not released
+  std::uint64_t value;  // kFilled: the word; kCompressed: the blob's own checksum; kFree: the next free unit
+  std::uint64_t block;  // of the file, where it begins
+  std::uint32_t bytes;  // in the file
+  std::uint8_t pages;   // reserved
+  std::uint8_t file;    // which of the device's files
   ExtentState state;
   std::uint8_t unused;
 
   static constexpr std::uint32_t kBlockBytes = 4096;
   [[nodiscard]] bool stored() const noexcept { return state != ExtentState::kFree && state != ExtentState::kReserved; }
-  [[nodiscard]] bool in_file() const noexcept { return state == ExtentState::kRaw || state == ExtentState::kCompressed; }
+  [[nodiscard]] bool in_file() const noexcept {
+    return state == ExtentState::kRaw || state == ExtentState::kCompressed;
+  }
   [[nodiscard]] std::uint32_t blocks() const noexcept { return (bytes + kBlockBytes - 1) / kBlockBytes; }
 };
 static_assert(sizeof(Extent) == 32, "memory per unit is a promise");

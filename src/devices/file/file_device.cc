@@ -17,7 +17,8 @@ constexpr std::uint32_t kMostBounces = 8;  // about 70 KiB each
 
 Result<FileDevice*> FileDevice::create(MemorySource& source, const Options& options) noexcept {
   const std::uint32_t most = options.codec == CodecId::kRaw ? kMostUnitPages : kMaxBlobPages;
-  if (!std::has_single_bit(options.unit_pages) || options.unit_pages > most) return fail(Errc::kInvalid, 0, "unit_pages");
+  if (!std::has_single_bit(options.unit_pages) || options.unit_pages > most)
+    return fail(Errc::kInvalid, 0, "unit_pages");
   if (options.store_workers == 0 || options.load_workers == 0 || options.max_pages < options.unit_pages ||
       options.depth == 0 || options.depth > FileQueue::kMost || std::strlen(options.path) >= kMostPath) {
     return fail(Errc::kInvalid, 0, "FileDevice options");
@@ -45,7 +46,8 @@ FileDevice::FileDevice(MemorySource& source, const Options& options) noexcept
   std::memcpy(path_, options.path, std::strlen(options.path));
   options_.path = path_;
   if (options_.codec != CodecId::kRaw) {
-    bounce_bytes_ = static_cast<std::uint32_t>((max_blob_bytes(options.unit_pages) + kBlockBytes - 1) & ~(kBlockBytes - 1));
+    bounce_bytes_ =
+        static_cast<std::uint32_t>((max_blob_bytes(options.unit_pages) + kBlockBytes - 1) & ~(kBlockBytes - 1));
     if (options_.depth > kMostBounces) options_.depth = kMostBounces;
   }
 }

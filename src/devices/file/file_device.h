@@ -1,9 +1,10 @@
 // FileDevice: page contents in a file or on a block device.
 //
-// Units of up to 64 pages (64 KiB by default) are written in one piece and lie in blocks of 4 KiB (block_map.h); any part of a
-// unit is read alone. With a codec in front, units that shrink become blobs (blob.h), the others stay as they are.
-// Checksums are kept in memory, one for each page or blob, so what comes back is exactly what was stored last: a block
-// that was damaged, overwritten or never written is kCorrupt. Units of one repeated word need no place in the file.
+// Units of up to 64 pages (64 KiB by default) are written in one piece and lie in blocks of 4 KiB (block_map.h); any
+// part of a unit is read alone. With a codec in front, units that shrink become blobs (blob.h), the others stay as they
+// are. Checksums are kept in memory, one for each page or blob, so what comes back is exactly what was stored last: a
+// block that was damaged, overwritten or never written is kCorrupt. Units of one repeated word need no place in the
+// file.
 //
 // Threads. Every batch runs on one worker, which has a ring of its own (file_queue.h); there are workers for loads and
 // others for stores, so a fetch never queues behind write-out. Transfers go straight between the file and the
@@ -12,9 +13,10 @@
 // transfer. Loads of a unit must not meet its release or another store of it (the engine's page locks see to that);
 // if they do, the checksum notices.
 //
-// fork. The child reads what it inherited from the same file, by a descriptor of its own, and never writes to it; its own
-// stores go to a file of its own, made with the first of them. The parent uses no block again that the child may read,
-// until no child has the file any more. On what cannot be made again (block devices, forced files) a child only loads.
+// fork. The child reads what it inherited from the same file, by a descriptor of its own, and never writes to it; its
+// own stores go to a file of its own, made with the first of them. The parent uses no block again that the child may
+// read, until no child has the file any more. On what cannot be made again (block devices, forced files) a child only
+// loads.
 //
 // release() only does book-keeping: blocks are given back to the file system by maintain().
 #pragma once
@@ -46,16 +48,16 @@ class FileDevice final : public Device {
     const char* path = "";  // copied; see store_file.h for what it may name
     bool force = false;
     DirectIo direct = DirectIo::kAuto;
-    bool ring = true;                      // false: pread and pwrite only
-    std::uint64_t size_bytes = 0;          // most bytes of the file; 0: what there is
-    std::uint32_t unit_pages = 16;         // a power of two; at most 16 with a codec
+    bool ring = true;               // false: pread and pwrite only
+    std::uint64_t size_bytes = 0;   // most bytes of the file; 0: what there is
+    std::uint32_t unit_pages = 16;  // a power of two; at most 16 with a codec
     CodecId codec = CodecId::kRaw;
     int level = 1;
     std::uint32_t depth = 16;              // transfers under way for one batch, 1..64
     std::uint64_t max_pages = 1ull << 28;  // slot numbers (1 TiB)
     std::uint32_t store_workers = 2;
     std::uint32_t load_workers = 4;
-    const Clock* clock = nullptr;          // for store_ns and load_ns; null: they stay 0
+    const Clock* clock = nullptr;  // for store_ns and load_ns; null: they stay 0
   };
   // Makes the file. Errors of StoreFile::open(); kInvalid for options out of range, kNoMemory. Destroy with
   // destroy_from().
@@ -120,7 +122,7 @@ class FileDevice final : public Device {
   struct Volume {
     StoreFile file;
     std::atomic<std::uint64_t> length{0};  // bytes, as far as stores have made sure of it
-    std::atomic<std::uint64_t> units{0};  // that have something in it
+    std::atomic<std::uint64_t> units{0};   // that have something in it
   };
   struct Counters {
     std::atomic<std::uint64_t> stored_pages{0}, same_filled_pages{0}, raw_pages{0}, file_bytes{0};

@@ -33,7 +33,8 @@ const std::string& scratch() {
 
 std::string names_in(const std::string& directory) {
   std::string names;
-  for (const auto& entry : std::filesystem::directory_iterator(directory)) names += entry.path().filename().string() + " ";
+  for (const auto& entry : std::filesystem::directory_iterator(directory))
+    names += entry.path().filename().string() + " ";
   return names;
 }
 
@@ -52,7 +53,8 @@ void damage(Device& device) {
   struct stat info {};
   ASSERT_EQ(::fstat(fd, &info), 0);
   // The file is long and mostly holes.
-  for (off_t at = ::lseek(fd, 0, SEEK_DATA); at >= 0 && at < info.st_size; at = ::lseek(fd, at - at % 4096 + 4096, SEEK_DATA)) {
+  for (off_t at = ::lseek(fd, 0, SEEK_DATA); at >= 0 && at < info.st_size;
+       at = ::lseek(fd, at - at % 4096 + 4096, SEEK_DATA)) {
     at = at - at % 4096 + 100;
     char byte = 0;
     ASSERT_EQ(::pread(fd, &byte, 1, at), 1);

@@ -101,8 +101,8 @@ class FileFaults : public ::testing::Test {
   // A loop device over a file of so many MiB; empty when that cannot be had.
   std::string loop_device(int mebibytes) {
     const std::string image = directory_ + "/image", name = directory_ + "/loop";
-    const std::string make_it = "truncate -s " + std::to_string(mebibytes) + "M " + image + " && losetup --show -f " +
-                                image + " > " + name;
+    const std::string make_it =
+        "truncate -s " + std::to_string(mebibytes) + "M " + image + " && losetup --show -f " + image + " > " + name;
     if (!can(make_it, "losetup -d $(cat " + name + ")")) return "";
     std::string path;
     std::ifstream(name) >> path;
@@ -385,7 +385,8 @@ TEST_F(FileFaults, RoomGoesBackToTheFileSystem) {
   make();
   std::vector<DeviceSlot> slots;
   for (std::uint64_t i = 0; i < 64; ++i) slots.push_back(put(i).value());
-  struct stat full {}, half {}, empty {};
+  struct stat full {
+  }, half{}, empty{};
   ASSERT_EQ(::fstat(file_->descriptor(), &full), 0);
   EXPECT_GE(full.st_blocks * 512, 4 << 20);
   for (std::size_t i = 0; i < 64; i += 2) device_->release(slots[i], kUnit);

@@ -113,8 +113,9 @@ void destroy_file(MemorySource& memory, Device* device) noexcept {
 
 constinit const DeviceKind kFileDevice = {
     .name = "file",
-    .usage = "file:PATH[,size=SIZE,direct=auto|on|off,extent=4K..256K,compress=none|lz4|zstd,depth=1..64,"
-             "ring=auto|off,force=off|on]\n        a new file, a nameless one in a directory, or a block device",
+    .usage =
+        "file:PATH[,size=SIZE,direct=auto|on|off,extent=4K..256K,compress=none|lz4|zstd,depth=1..64,"
+        "ring=auto|off,force=off|on]\n        a new file, a nameless one in a directory, or a block device",
     .check = check_file,
     .make = make_file,
     .destroy = destroy_file,

@@ -63,8 +63,8 @@ void FileDevice::remember(const Error& error) noexcept {
   last_where_.store(error.where, std::memory_order_relaxed);
 }
 
-FileTransfer FileDevice::transfer(FileTransfer::Kind kind, const Extent& extent, std::uint64_t block,
-                                  std::byte* memory, std::uint32_t bytes) const noexcept {
+FileTransfer FileDevice::transfer(FileTransfer::Kind kind, const Extent& extent, std::uint64_t block, std::byte* memory,
+                                  std::uint32_t bytes) const noexcept {
   const bool reading = kind == FileTransfer::Kind::kRead;
   return {.kind = kind,
           .fd = volumes_[extent.file].file.fd(),
@@ -166,9 +166,8 @@ bool FileDevice::begin_store(Worker& worker, DeviceOp& op) noexcept {
   lengthen(volumes_[*own], (extent.block + extent.blocks()) * kBlockBytes);
   volumes_[*own].units.fetch_add(1, std::memory_order_relaxed);
   worker.free_tags &= worker.free_tags - 1;
-  worker.queue.add(transfer(FileTransfer::Kind::kWrite, extent, extent.block, memory,
-                            extent.blocks() * Extent::kBlockBytes),
-                   tag);
+  worker.queue.add(
+      transfer(FileTransfer::Kind::kWrite, extent, extent.block, memory, extent.blocks() * Extent::kBlockBytes), tag);
   return true;
 }
 
@@ -282,7 +281,8 @@ void FileDevice::end_load(Worker& worker) noexcept {
     finish(*pending.op, failed(done.error, done.error == FileQueue::kEnd ? "the file ends early" : "reading the file"));
     return;
   }
-  finish(*pending.op, load(worker, pending, pending.extent.state == ExtentState::kRaw ? nullptr : bounce_of(worker, done.tag)));
+  finish(*pending.op,
+         load(worker, pending, pending.extent.state == ExtentState::kRaw ? nullptr : bounce_of(worker, done.tag)));
 }
 
 // What was read becomes contents, or is found to be damaged.
@@ -295,7 +295,8 @@ Result<void> FileDevice::load(Worker& worker, const Pending& pending, std::byte*
   DeviceOp& op = *pending.op;
   if (blob == nullptr) {
     for (std::uint32_t i = 0; i < op.pages; ++i) {
-      if (page_sum(op.memory + i * kPageBytes) != pending.sums[i]) return corrupt("the file does not hold what was stored");
+      if (page_sum(op.memory + i * kPageBytes) != pending.sums[i])
+        return corrupt("the file does not hold what was stored");
     }
     return {};
   }
