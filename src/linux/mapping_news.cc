@@ -60,19 +60,19 @@ struct RecordHead {
 
 }  // namespace
 
-Result<void> MappingNews::open() noexcept {
+Result<void> MappingNews::open(Caller caller) noexcept {
   if (epoll_ >= 0) return {};
   processors_ = count_processors();
   if (processors_ == 0 || processors_ > kMostProcessors) return fail(Errc::kNotSupported, 0, "processors");
   const Result<long> epoll = sys::checked(sys::call(SYS_epoll_create1, EPOLL_CLOEXEC), "epoll_create1");
   if (!epoll) return std::unexpected(epoll.error());
   epoll_ = static_cast<int>(*epoll);
-  const Result<void> opened = open_all_threads();
+  const Result<void> opened = open_all_threads(caller == Caller::kLeftOut ? sys::gettid() : -1);
   if (!opened) close();
   return opened;
 }
 
-Result<void> MappingNews::open_all_threads() noexcept {
+Result<void> MappingNews::open_all_threads(int but) noexcept {
   const Result<int> list = sys::open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (!list) return std::unexpected(list.error());
   Result<void> result{};
@@ -90,7 +90,7 @@ Result<void> MappingNews::open_all_threads() noexcept {
         int thread = 0;
         for (const char* c = entries + at + 19; '0' <= *c && *c <= '9'; ++c) thread = thread * 10 + (*c - '0');
         at += length;
-        if (thread == 0 || thread == sys::gettid() || knows(thread)) continue;
+        if (thread == 0 || thread == but || knows(thread)) continue;
         fresh = true;
         result = open_thread(thread);
       }

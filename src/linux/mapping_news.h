@@ -25,9 +25,10 @@ class MappingNews {
   MappingNews& operator=(const MappingNews&) = delete;
   ~MappingNews() { close(); }
 
-  // Starts reporting for every thread of this process but the calling one. Errors: kNotPermitted (perf_event_paranoid above
+  // Starts reporting for every thread of this process, unless told without the calling one. Errors: kNotPermitted (perf_event_paranoid above
   // 2, a container's filter), kNotSupported (no perf events, more threads or processors than are worth it).
-  [[nodiscard]] Result<void> open() noexcept;
+  enum class Caller : std::uint8_t { kLeftOut, kToo };
+  [[nodiscard]] Result<void> open(Caller caller = Caller::kLeftOut) noexcept;
   void close() noexcept;
   // The descriptors are another process's: leaves them alone.
   void forget() noexcept;
@@ -48,7 +49,7 @@ class MappingNews {
     int event = -1;              // the first event of this processor: it owns the ring
   };
 
-  [[nodiscard]] Result<void> open_all_threads() noexcept;
+  [[nodiscard]] Result<void> open_all_threads(int but) noexcept;
   [[nodiscard]] Result<void> open_thread(int thread) noexcept;
   [[nodiscard]] Result<void> make_ring(Ring& ring, int event) noexcept;
   [[nodiscard]] bool knows(int thread) const noexcept;

@@ -26,6 +26,7 @@ enum class ProbeId : std::uint8_t {
   kPagemapScan,
   kProcmapQuery,
   kProcessMadvise,
+  kMappingNews,
   kHugePages,
   kPinCounters,
   kMapCount,
