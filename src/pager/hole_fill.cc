@@ -43,7 +43,8 @@ HoleFill::Filled HoleFill::serve(PageIndex page, const Mapping& mapping) noexcep
       return {unit, filled};
     }
   }
-  PageRange range = empty_part(window.range.intersect(mapping.range), page);
+  // Within the unit: a window that reaches into the next one takes its huge page from it, and so would all that follow.
+  PageRange range = empty_part(window.range.intersect(mapping.range).intersect(unit), page);
   core_.make_room(range.count.raw(), lane_);
   for (int tries = 0; tries < kTries; ++tries) {
     if (fill(range, page, tries, &filled)) {

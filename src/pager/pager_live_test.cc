@@ -89,8 +89,10 @@ TEST(PagerLive, HugePagesAreGivenTakenAndComeBackRight) {
   LivePager& live = LivePager::start(with_ram(48 * kMiB));
   ProgramMemory memory(96 * kMiB, true);
   for (std::size_t i = 0; i < memory.pages(); ++i) {
-    if (i == memory.pages() / 3) usleep(300'000);  // over half the budget: watched, however busy the machine is
     memory.write(i, 3);
+    if (i != memory.pages() / 3) continue;  // over half the budget: will be watched, however busy the machine is
+    for (int tries = 0; tries < 10'000 && get(live.stats().watched_pages) < memory.pages(); ++tries) usleep(1000);
+    ASSERT_GE(get(live.stats().watched_pages), memory.pages());
   }
   EXPECT_EQ(wrong_in(memory, 3), 0u);
   EXPECT_GT(get(live.stats().huge_filled), 0u) << "fresh memory advised for huge pages gets them";
