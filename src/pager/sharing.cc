@@ -85,9 +85,12 @@ std::uint64_t Sharing::claim(PageRange range) noexcept {
       if (!ResidentSweep::is_movable(runs[i])) continue;
       if ((runs[i].kind & PageRun::kShared) != 0) {
         shared += runs[i].range.count.raw();
-      } else {
-        (void)mmu.populate(runs[i].range, true);  // refused: the mapping has changed meanwhile
+        continue;
       }
+      // Not across a fork: what is gone by now would come home while the child's memory is being copied.
+      const GateSection section(core_.evictions);
+      if (!section) return shared + 1;
+      (void)mmu.populate(runs[i].range, true);  // refused: the mapping has changed meanwhile
     }
     at = scanned;
   }
