@@ -34,19 +34,23 @@ Result<long> perf_event(int thread, int processor, int output) noexcept {
   attr.watermark = 1;
   attr.wakeup_watermark = 1;
   const unsigned long flags = PERF_FLAG_FD_CLOEXEC | (output >= 0 ? PERF_FLAG_FD_OUTPUT | PERF_FLAG_FD_NO_GROUP : 0);
-  return sys::checked(sys::call(SYS_perf_event_open, sys::arg(&attr), thread, processor, output, static_cast<long>(flags)),
-                      "perf_event_open");
+  return sys::checked(
+      sys::call(SYS_perf_event_open, sys::arg(&attr), thread, processor, output, static_cast<long>(flags)),
+      "perf_event_open");
 }
 
-// Processors are numbered without holes on all but exotic machines; a number that does not exist is refused by the kernel.
+// Processors are numbered without holes on all but exotic machines; a number that does not exist is refused by the
+// kernel.
 std::size_t count_processors() noexcept {
   char text[128];
   const Result<std::size_t> n = sys::read_text("/sys/devices/system/cpu/online", text, sizeof text);
   if (!n) return 0;
   std::size_t last = 0, number = 0;
   for (std::size_t i = 0; i < *n; ++i) {
-    if (text[i] < '0' || '9' < text[i]) number = 0;
-    else number = number * 10 + static_cast<std::size_t>(text[i] - '0');
+    if (text[i] < '0' || '9' < text[i])
+      number = 0;
+    else
+      number = number * 10 + static_cast<std::size_t>(text[i] - '0');
     last = std::max(last, number);
   }
   return last + 1;
@@ -107,11 +111,12 @@ bool MappingNews::knows(int thread) const noexcept {
 
 Result<void> MappingNews::open_thread(int thread) noexcept {
   for (std::size_t cpu = 0; cpu < processors_; ++cpu) {
-    if (event_count_ == events_.size() || thread_count_ == threads_.size()) return fail(Errc::kNotSupported, 0, "threads");
+    if (event_count_ == events_.size() || thread_count_ == threads_.size())
+      return fail(Errc::kNotSupported, 0, "threads");
     Ring& ring = rings_[cpu];
     const Result<long> event = perf_event(thread, static_cast<int>(cpu), ring.event);
-    if (!event && event.error().sys == ESRCH) return {};   // ended meanwhile
-    if (!event && event.error().sys == ENODEV) continue;   // no such processor, or switched off
+    if (!event && event.error().sys == ESRCH) return {};  // ended meanwhile
+    if (!event && event.error().sys == ENODEV) continue;  // no such processor, or switched off
     if (!event) return std::unexpected(event.error());
     events_[event_count_++] = static_cast<int>(*event);
     if (ring.event >= 0) continue;
@@ -129,7 +134,8 @@ Result<void> MappingNews::make_ring(Ring& ring, int event) noexcept {
   ring.event = event;
   epoll_event wanted{};
   wanted.events = EPOLLIN;
-  const Result<long> added = sys::checked(sys::call(SYS_epoll_ctl, epoll_, EPOLL_CTL_ADD, event, sys::arg(&wanted)), "epoll_ctl");
+  const Result<long> added =
+      sys::checked(sys::call(SYS_epoll_ctl, epoll_, EPOLL_CTL_ADD, event, sys::arg(&wanted)), "epoll_ctl");
   if (!added) return std::unexpected(added.error());
   return {};
 }
@@ -176,7 +182,11 @@ std::size_t MappingNews::drain(Ring& ring, std::span<PageRange> out, bool* incom
     RecordHead record;
     auto* to = reinterpret_cast<std::byte*>(&record);
     for (std::size_t i = 0; i < sizeof record; ++i) to[i] = data[(tail + i) % kDataBytes];  // may wrap round
-    if (record.header.size < sizeof record.header) break;
+    if (record.header.size < sizeof record.header) {  // not to be read on from here: start again behind it all
+      *incomplete = true;
+      tail = head;
+      break;
+    }
     const bool told = record.header.type == PERF_RECORD_MMAP;
     if (told && n == out.size()) *incomplete = true;
     if (told && n < out.size()) {

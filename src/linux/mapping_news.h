@@ -2,11 +2,13 @@
 // descriptor tells nothing of new memory, and a walk over all mappings every few milliseconds lets a fast program fill
 // megabytes that nobody watches; this is what the walks are for where the kernel does not permit it.
 //
-// By perf_event_open(2): a software event that counts nothing, with data mappings recorded (attr.mmap, attr.mmap_data), one
-// for each thread and processor, inherited by threads that come later. The records of one processor share a ring of two
-// pages. Not reported: mappings that grow in place by mremap(), and what the reader was too slow for (take() says so).
+// By perf_event_open(2): a software event that counts nothing, with data mappings recorded (attr.mmap, attr.mmap_data),
+// one for each thread and processor, inherited by threads that come later. The records of one processor share a ring of
+// two pages. Not reported: mappings that grow in place by mremap(), and what the reader was too slow for (take() says
+// so).
 //
-// Not thread-safe: one thread opens and takes. In a forked child: forget(), then open() anew; the rings are not inherited.
+// Not thread-safe: one thread opens and takes. In a forked child: forget(), then open() anew; the rings are not
+// inherited.
 #pragma once
 
 #include <array>
@@ -25,8 +27,9 @@ class MappingNews {
   MappingNews& operator=(const MappingNews&) = delete;
   ~MappingNews() { close(); }
 
-  // Starts reporting for every thread of this process, unless told without the calling one. Errors: kNotPermitted (perf_event_paranoid above
-  // 2, a container's filter), kNotSupported (no perf events, more threads or processors than are worth it).
+  // Starts reporting for every thread of this process, the calling one left out or not. Errors: kNotPermitted
+  // (perf_event_paranoid above 2, a container's filter), kNotSupported (no perf events, more threads or processors than
+  // are worth it).
   enum class Caller : std::uint8_t { kLeftOut, kToo };
   [[nodiscard]] Result<void> open(Caller caller = Caller::kLeftOut) noexcept;
   void close() noexcept;

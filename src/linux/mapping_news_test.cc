@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-#include <atomic>
+#include <fstream>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -76,6 +78,23 @@ TEST_F(MappingNewsTest, ThreadsThatComeLaterAreHeardToo) {
   ASSERT_NE(at, nullptr);
   EXPECT_TRUE(tells(drain(), at, 3 << 20));
   munmap(at, 3 << 20);
+}
+
+TEST_F(MappingNewsTest, AForkedChildHasNoRingsAndItsMappingsAreItsOwn) {
+  const pid_t child = fork();
+  if (child == 0) {
+    std::ifstream maps("/proc/self/maps");
+    for (std::string line; std::getline(maps, line);) {
+      if (line.find("perf_event") != std::string::npos) _exit(1);
+    }
+    _exit(map(7 << 20) == nullptr ? 2 : 0);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  for (const PageRange& range : drain()) {
+    EXPECT_NE(range.count.bytes(), 7u << 20) << "news of another process";
+  }
 }
 
 TEST_F(MappingNewsTest, SaysWhenItCouldNotTellAll) {

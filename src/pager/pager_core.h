@@ -178,7 +178,7 @@ class PagerCore {
   PinTable pins GUARDED_BY(mutex);
   RefusalTable refusals GUARDED_BY(mutex);
   ResidentSweep sweep GUARDED_BY(mutex);
-  Arrivals arrivals GUARDED_BY(mutex);  // since the last fork, while pages may be shared
+  Arrivals arrivals GUARDED_BY(mutex);  // while pages may be shared; those from before the last fork refuse
   RangeList<512> excluded GUARDED_BY(mutex);
   RangeList<256> managed GUARDED_BY(mutex);
   // Changes that came in while a scan was under way, which must doubt its result.
