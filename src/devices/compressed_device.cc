@@ -52,7 +52,9 @@ CompressedDevice::CompressedDevice(MemorySource& source, const Options& options)
       source_(source),
       allowance_(options.capacity_bytes),
       pool_(source, allowance_, pool_options(options)),
-      table_(source, allowance_, options.max_pages / options.unit_pages),
+      table_(source, {.max_units = options.max_pages / options.unit_pages,
+                      .unit_pages = options.unit_pages,
+                      .allowance = &allowance_}),
       encoders_(source, options.store_contexts),
       loaders_(source, options.load_contexts) {}
 
@@ -83,7 +85,7 @@ DeviceTraits CompressedDevice::traits() const noexcept {
 // --- statistics -----------------------------------------------------------------------------------------------------
 
 DeviceStats CompressedDevice::stats() const noexcept {
-  GatePass pass(gate_);  // also here, or a child could inherit a lock held by a thread that it does not have
+  GatePass pass(table_.gate());  // also here, or a child could inherit a lock held by a thread that it does not have
   constexpr auto kRelaxed = std::memory_order_relaxed;
   return {.stored_pages = counters_.stored_pages.load(kRelaxed),
           .same_filled_pages = counters_.same_filled_pages.load(kRelaxed),
@@ -118,57 +120,26 @@ void CompressedDevice::count(const Unit& unit, std::uint16_t pages, bool add) no
 
 // --- slots ----------------------------------------------------------------------------------------------------------
 
-CompressedDevice::Place CompressedDevice::place_of(DeviceSlot first, std::uint32_t pages) const noexcept {
-  const auto number = static_cast<std::uint64_t>(first);
-  return {number / options_.unit_pages, static_cast<std::uint32_t>(number % options_.unit_pages), pages};
-}
-
-Unit* CompressedDevice::find_reserved(const Place& place) noexcept {
-  if (place.pages == 0 || place.pages > options_.unit_pages - place.page) return nullptr;
-  Unit* unit = table_.find(place.unit);
-  if (unit == nullptr || unit->state == UnitState::kFree) return nullptr;
-  return (unit->live & place.mask()) == place.mask() ? unit : nullptr;
-}
-
-Result<DeviceSlot> CompressedDevice::reserve(std::uint32_t pages) noexcept {
-  if (pages == 0 || pages > options_.unit_pages) return fail(Errc::kInvalid, 0, "reserve");
-  GatePass pass(gate_);
-  const Result<std::uint32_t> index = table_.take();
-  if (!index) return std::unexpected(index.error());
-  MutexLock lock(stripe(*index));
-  Unit* unit = table_.find(*index);
-  *unit = {};
-  unit->state = UnitState::kReserved;
-  unit->pages = static_cast<std::uint8_t>(pages);
-  unit->live = static_cast<std::uint16_t>((1u << pages) - 1);
-  return DeviceSlot{std::uint64_t{*index} * options_.unit_pages};
-}
+Result<DeviceSlot> CompressedDevice::reserve(std::uint32_t pages) noexcept { return table_.reserve(pages); }
 
 void CompressedDevice::release(DeviceSlot first, std::uint32_t pages) noexcept {
-  while (pages != 0) {
-    GatePass pass(gate_);
-    Place place = place_of(first, pages);
-    if (place.pages > options_.unit_pages - place.page) place.pages = options_.unit_pages - place.page;
-    release_in_unit(place);
-    first = first + place.pages;
-    pages -= place.pages;
-  }
+  table_.release(first, pages, [this](const Place& place) { release_in_unit(place); });
 }
 
 void CompressedDevice::release_in_unit(const Place& place) noexcept {
   std::uint32_t chain = ChunkPool::kNone;
   {
-    MutexLock lock(stripe(place.unit));
-    Unit* unit = find_reserved(place);
+    MutexLock lock(table_.stripe(place.unit));
+    Unit* unit = table_.find_reserved(place);
     CHECK(unit != nullptr, "release of a slot that is not reserved");
-    count(*unit, place.mask(), false);
+    count(*unit, static_cast<std::uint16_t>(place.mask()), false);
     unit->live = static_cast<std::uint16_t>(unit->live & ~place.mask());
     if (unit->live != 0) return;
     if (unit->has_blob()) chain = unit->low;
     *unit = {};
   }
   pool_.free_chain(chain);
-  table_.give(static_cast<std::uint32_t>(place.unit));
+  table_.give(place.unit);
 }
 
 // --- transfers ------------------------------------------------------------------------------------------------------
@@ -178,7 +149,7 @@ void CompressedDevice::submit(DeviceBatch& batch) noexcept {
     if (op.kind == DeviceOp::Kind::kLoad) {
       op.result = run(op);  // never waits for a fork: the fork may be waiting for it
     } else {
-      GatePass pass(gate_);  // one by one: a fork waits for one unit, not for the batch
+      GatePass pass(table_.gate());  // one by one: a fork waits for one unit, not for the batch
       op.result = run(op);
     }
   }
@@ -201,10 +172,10 @@ Result<void> CompressedDevice::run(const DeviceOp& op) noexcept {
 }
 
 Result<void> CompressedDevice::store(const DeviceOp& op) noexcept {
-  const Place place = place_of(op.first, op.pages);
+  const Place place = table_.place_of(op.first, op.pages);
   {
-    MutexLock lock(stripe(place.unit));
-    const Unit* unit = find_reserved(place);
+    MutexLock lock(table_.stripe(place.unit));
+    const Unit* unit = table_.find_reserved(place);
     if (unit == nullptr || place.page != 0 || unit->pages != op.pages) return fail(Errc::kInvalid, 0, "store");
   }
   const std::span<const std::byte> contents{op.memory, op.pages * kPageBytes};
@@ -236,8 +207,8 @@ Result<void> CompressedDevice::publish(const Place& place, Unit fresh) noexcept 
   std::uint32_t unused = fresh.has_blob() ? fresh.low : ChunkPool::kNone;
   Result<void> result = fail(Errc::kInvalid, 0, "store into slots released meanwhile");
   {
-    MutexLock lock(stripe(place.unit));
-    Unit* unit = find_reserved(place);
+    MutexLock lock(table_.stripe(place.unit));
+    Unit* unit = table_.find_reserved(place);
     if (unit != nullptr && unit->pages == place.pages) {
       unused = unit->has_blob() ? unit->low : ChunkPool::kNone;
       count(*unit, unit->live, false);
@@ -253,14 +224,14 @@ Result<void> CompressedDevice::publish(const Place& place, Unit fresh) noexcept 
 }
 
 Result<Unit> CompressedDevice::look_up(const Place& place) noexcept {
-  MutexLock lock(stripe(place.unit));
-  const Unit* unit = find_reserved(place);
+  MutexLock lock(table_.stripe(place.unit));
+  const Unit* unit = table_.find_reserved(place);
   if (unit == nullptr || !unit->stored()) return fail(Errc::kInvalid, 0, "load of an empty slot");
   return *unit;
 }
 
 Result<void> CompressedDevice::load(const DeviceOp& op) noexcept {
-  const Place place = place_of(op.first, op.pages);
+  const Place place = table_.place_of(op.first, op.pages);
   const std::size_t bytes = op.pages * kPageBytes;
   const Result<Unit> unit = look_up(place);
   if (!unit) return std::unexpected(unit.error());
@@ -283,8 +254,8 @@ Result<std::span<const std::byte>> CompressedDevice::read_unit(const Place& plac
   BlobHeader header;
   bool direct = false;
   {
-    MutexLock lock(stripe(place.unit));
-    const Unit* unit = find_reserved(place);
+    MutexLock lock(table_.stripe(place.unit));
+    const Unit* unit = table_.find_reserved(place);
     if (unit == nullptr || !unit->has_blob()) return fail(Errc::kInvalid, 0, "load of slots being changed");
     contents = {contents.data(), unit->pages * kPageBytes};
     blob = {blob.data(), unit->high};
@@ -300,7 +271,7 @@ Result<std::span<const std::byte>> CompressedDevice::read_unit(const Place& plac
 }
 
 Result<bool> CompressedDevice::verify(DeviceSlot first, std::uint32_t pages, const std::byte* memory) noexcept {
-  const Place place = place_of(first, pages);
+  const Place place = table_.place_of(first, pages);
   const std::size_t bytes = pages * kPageBytes;
   const Result<Unit> unit = look_up(place);
   if (!unit) return std::unexpected(unit.error());
@@ -314,25 +285,27 @@ Result<bool> CompressedDevice::verify(DeviceSlot first, std::uint32_t pages, con
 // --- upkeep and fork ------------------------------------------------------------------------------------------------
 
 bool CompressedDevice::maintain(std::size_t budget_bytes) noexcept {
-  GatePass pass(gate_);
+  GatePass pass(table_.gate());
   const std::size_t chunks = budget_bytes / kChunkBytes;
   return pool_.compact_step(chunks < 1 ? 1 : static_cast<std::uint32_t>(chunks), *this).more;
 }
 
 std::uint32_t* CompressedDevice::lock_blob(std::uint32_t token) noexcept NO_THREAD_SAFETY_ANALYSIS {
-  stripe(token).lock();
+  table_.stripe(token).lock();
   Unit* unit = table_.find(token);
   return unit != nullptr && unit->has_blob() ? &unit->low : nullptr;
 }
 
-void CompressedDevice::unlock_blob(std::uint32_t token) noexcept NO_THREAD_SAFETY_ANALYSIS { stripe(token).unlock(); }
+void CompressedDevice::unlock_blob(std::uint32_t token) noexcept NO_THREAD_SAFETY_ANALYSIS {
+  table_.stripe(token).unlock();
+}
 
 void CompressedDevice::after_fork_in_child() noexcept {
   // Loads of the parent may have been under way.
-  for (Mutex& stripe : stripes_) stripe.reset_after_fork();
+  table_.reset_stripes_after_fork();
   loaders_.reset_in_child();
   pool_.freeze_all();
-  gate_.open_in_child();
+  table_.gate().open_in_child();
 }
 
 }  // namespace whimbrel

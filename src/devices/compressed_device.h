@@ -27,7 +27,6 @@
 #include "devices/chunk_pool.h"
 #include "devices/codec.h"
 #include "devices/context_pool.h"
-#include "devices/fork_gate.h"
 #include "devices/unit_table.h"
 #include "port/device.h"
 
@@ -62,8 +61,8 @@ class CompressedDevice final : public Device, private ChunkOwner {
   void wait(DeviceBatch&) noexcept override {}
   [[nodiscard]] Result<bool> verify(DeviceSlot first, std::uint32_t pages, const std::byte* memory) noexcept override;
   bool maintain(std::size_t budget_bytes) noexcept override;
-  void prepare_fork() noexcept override { gate_.close(); }
-  void after_fork_in_parent() noexcept override { gate_.open(); }
+  void prepare_fork() noexcept override { table_.gate().close(); }
+  void after_fork_in_parent() noexcept override { table_.gate().open(); }
   void after_fork_in_child() noexcept override;
 
  private:
@@ -73,14 +72,7 @@ class CompressedDevice final : public Device, private ChunkOwner {
     SourceArray<std::byte> blob;
     SourceArray<std::byte> contents;
   };
-  struct Place {
-    std::uint64_t unit = 0;
-    std::uint32_t page = 0;
-    std::uint32_t pages = 0;
-    [[nodiscard]] std::uint16_t mask() const noexcept {
-      return static_cast<std::uint16_t>(((1u << pages) - 1) << page);
-    }
-  };
+  using Place = SlotPlace;
   // What a unit contributes to the statistics.
   struct Counters {
     std::atomic<std::uint64_t> stored_pages{0}, same_filled_pages{0}, raw_pages{0}, blob_bytes{0};
@@ -88,10 +80,6 @@ class CompressedDevice final : public Device, private ChunkOwner {
   };
 
   [[nodiscard]] Result<void> init() noexcept;
-  [[nodiscard]] Place place_of(DeviceSlot first, std::uint32_t pages) const noexcept;
-  [[nodiscard]] Mutex& stripe(std::uint64_t unit) noexcept { return stripes_[unit % kStripes]; }
-  // The unit when all these slots are reserved, else null. The caller holds its stripe.
-  [[nodiscard]] Unit* find_reserved(const Place& place) noexcept;
   void count(const Unit& unit, std::uint16_t pages, bool add) noexcept;
 
   [[nodiscard]] Result<void> run(const DeviceOp& op) noexcept;
@@ -110,8 +98,6 @@ class CompressedDevice final : public Device, private ChunkOwner {
   [[nodiscard]] std::uint32_t* lock_blob(std::uint32_t token) noexcept override;
   void unlock_blob(std::uint32_t token) noexcept override;
 
-  static constexpr std::uint32_t kStripes = 256;
-
   const Options options_;
   MemorySource& source_;
   Allowance allowance_;
@@ -119,8 +105,6 @@ class CompressedDevice final : public Device, private ChunkOwner {
   UnitTable table_;
   ContextPool<BlobEncoder> encoders_;
   ContextPool<LoadContext> loaders_;
-  mutable ForkGate gate_;
-  Mutex stripes_[kStripes];
   Counters counters_;
 };
 

@@ -139,7 +139,7 @@ int FileDevice::descriptor() const noexcept {
 // --- statistics -----------------------------------------------------------------------------------------------------
 
 DeviceStats FileDevice::stats() const noexcept {
-  GatePass pass(gate_);  // also here, or a child could inherit a lock held by a thread that it does not have
+  GatePass pass(table_.gate());  // also here, or a child could inherit a lock held by a thread that it does not have
   constexpr auto kRelaxed = std::memory_order_relaxed;
   const BlockMap::Stats blocks = map_.stats();
   return {.stored_pages = counters_.stored_pages.load(kRelaxed),
@@ -178,48 +178,17 @@ void FileDevice::count(const Extent& extent, std::uint64_t pages, bool add) noex
 
 // --- slots ----------------------------------------------------------------------------------------------------------
 
-FileDevice::Place FileDevice::place_of(DeviceSlot first, std::uint32_t pages) const noexcept {
-  const auto number = static_cast<std::uint64_t>(first);
-  return {number / options_.unit_pages, static_cast<std::uint32_t>(number % options_.unit_pages), pages};
-}
-
-Extent* FileDevice::find_reserved(const Place& place) noexcept {
-  if (place.pages == 0 || place.pages > options_.unit_pages - place.page) return nullptr;
-  Extent* extent = table_.find(place.unit);
-  if (extent == nullptr || extent->state == ExtentState::kFree) return nullptr;
-  return (extent->live & place.mask()) == place.mask() ? extent : nullptr;
-}
-
-Result<DeviceSlot> FileDevice::reserve(std::uint32_t pages) noexcept {
-  if (pages == 0 || pages > options_.unit_pages) return fail(Errc::kInvalid, 0, "reserve");
-  GatePass pass(gate_);
-  const Result<std::uint32_t> index = table_.take();
-  if (!index) return std::unexpected(index.error());
-  MutexLock lock(stripe(*index));
-  Extent* extent = table_.find(*index);
-  *extent = {};
-  extent->state = ExtentState::kReserved;
-  extent->pages = static_cast<std::uint8_t>(pages);
-  extent->live = Place{0, 0, pages}.mask();
-  return DeviceSlot{std::uint64_t{*index} * options_.unit_pages};
-}
+Result<DeviceSlot> FileDevice::reserve(std::uint32_t pages) noexcept { return table_.reserve(pages); }
 
 void FileDevice::release(DeviceSlot first, std::uint32_t pages) noexcept {
-  while (pages != 0) {
-    GatePass pass(gate_);
-    Place place = place_of(first, pages);
-    if (place.pages > options_.unit_pages - place.page) place.pages = options_.unit_pages - place.page;
-    release_in_unit(place);
-    first = first + place.pages;
-    pages -= place.pages;
-  }
+  table_.release(first, pages, [this](const Place& place) { release_in_unit(place); });
 }
 
 void FileDevice::release_in_unit(const Place& place) noexcept {
   Extent before;
   {
-    MutexLock lock(stripe(place.unit));
-    Extent* extent = find_reserved(place);
+    MutexLock lock(table_.stripe(place.unit));
+    Extent* extent = table_.find_reserved(place);
     CHECK(extent != nullptr, "release of a slot that is not reserved");
     count(*extent, place.mask(), false);
     before = *extent;
@@ -227,7 +196,7 @@ void FileDevice::release_in_unit(const Place& place) noexcept {
     if (extent->live == 0) *extent = {};
   }
   give_blocks(before, place.mask());
-  if (before.live == place.mask()) table_.give(static_cast<std::uint32_t>(place.unit));
+  if (before.live == place.mask()) table_.give(place.unit);
 }
 
 void FileDevice::give_blocks(const Extent& extent, std::uint64_t pages) noexcept {

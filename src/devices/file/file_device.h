@@ -33,7 +33,6 @@
 #include "devices/file/block_map.h"
 #include "devices/file/extent_table.h"
 #include "devices/file/file_queue.h"
-#include "devices/fork_gate.h"
 #include "linux/store_file.h"
 #include "port/device.h"
 
@@ -91,18 +90,10 @@ class FileDevice final : public Device {
   [[nodiscard]] int descriptor() const noexcept;
 
  private:
-  static constexpr std::uint32_t kStripes = 64;
   static constexpr int kMostFiles = 8;  // one of its own, the others inherited
   static constexpr std::uint64_t kBlockBytes = Extent::kBlockBytes;
 
-  struct Place {
-    std::uint64_t unit = 0;
-    std::uint32_t page = 0;
-    std::uint32_t pages = 0;
-    [[nodiscard]] std::uint64_t mask() const noexcept {
-      return (pages == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << pages) - 1) << page;
-    }
-  };
+  using Place = SlotPlace;
   // One transfer of a batch.
   struct Pending {
     DeviceOp* op = nullptr;
@@ -139,10 +130,6 @@ class FileDevice final : public Device {
 
   void lengthen(Volume& volume, std::uint64_t bytes) noexcept EXCLUDES(files_mutex_);
 
-  [[nodiscard]] Place place_of(DeviceSlot first, std::uint32_t pages) const noexcept;
-  [[nodiscard]] Mutex& stripe(std::uint64_t unit) noexcept { return stripes_[unit % kStripes]; }
-  // The unit when all these slots are reserved, else null. The caller holds its stripe.
-  [[nodiscard]] Extent* find_reserved(const Place& place) noexcept;
   void count(const Extent& extent, std::uint64_t pages, bool add) noexcept;
   void release_in_unit(const Place& place) noexcept;
   // Gives the blocks of these pages back, or with the last of them all that the unit has.
@@ -173,8 +160,6 @@ class FileDevice final : public Device {
   ExtentTable table_;
   Workers storers_;
   Workers loaders_;
-  mutable ForkGate gate_;
-  Mutex stripes_[kStripes];
   Counters counters_;
   bool direct_ = false;
   bool ring_ = false;

@@ -88,17 +88,17 @@ void FileDevice::store_all(DeviceBatch& batch) noexcept {
     return next < batch.ops.size();
   };
   while (find()) {
-    GatePass pass(gate_);
+    GatePass pass(table_.gate());
     const Workers::Lease worker(storers_);
     const std::int64_t start = options_.clock != nullptr ? options_.clock->now_ns() : 0;
     do {
       // A fork that waits gets its turn with what is under way.
-      while (!worker->queue.is_full() && find() && (!gate_.is_closing() || worker->queue.in_flight() == 0)) {
+      while (!worker->queue.is_full() && find() && (!table_.gate().is_closing() || worker->queue.in_flight() == 0)) {
         (void)begin_store(*worker, batch.ops[next++]);
-        if (gate_.is_closing()) break;
+        if (table_.gate().is_closing()) break;
       }
       if (worker->queue.in_flight() != 0) end_store(*worker);
-    } while (worker->queue.in_flight() != 0 || (find() && !gate_.is_closing()));
+    } while (worker->queue.in_flight() != 0 || (find() && !table_.gate().is_closing()));
     if (options_.clock != nullptr) {
       counters_.store_ns.fetch_add(static_cast<std::uint64_t>(options_.clock->now_ns() - start),
                                    std::memory_order_relaxed);
@@ -110,11 +110,11 @@ bool FileDevice::begin_store(Worker& worker, DeviceOp& op) noexcept {
   const auto tag = static_cast<std::uint32_t>(std::countr_zero(worker.free_tags));
   Pending& pending = worker.pending[tag];
   pending.op = &op;
-  pending.place = place_of(op.first, op.pages);
+  pending.place = table_.place_of(op.first, op.pages);
   pending.extent = {};
   {
-    MutexLock lock(stripe(pending.place.unit));
-    const Extent* extent = find_reserved(pending.place);
+    MutexLock lock(table_.stripe(pending.place.unit));
+    const Extent* extent = table_.find_reserved(pending.place);
     if (extent == nullptr || pending.place.page != 0 || extent->pages != op.pages) {
       finish(op, fail(Errc::kInvalid, 0, "store"));
       return false;
@@ -193,8 +193,8 @@ void FileDevice::end_store(Worker& worker) noexcept {
 Result<void> FileDevice::publish(const Pending& pending) noexcept {
   Extent before;
   {
-    MutexLock lock(stripe(pending.place.unit));
-    Extent* extent = find_reserved(pending.place);
+    MutexLock lock(table_.stripe(pending.place.unit));
+    Extent* extent = table_.find_reserved(pending.place);
     if (extent == nullptr || extent->pages != pending.place.pages) {
       return fail(Errc::kInvalid, 0, "store into slots released meanwhile");
     }
@@ -238,11 +238,11 @@ bool FileDevice::begin_load(Worker& worker, DeviceOp& op) noexcept {
   const auto tag = static_cast<std::uint32_t>(std::countr_zero(worker.free_tags));
   Pending& pending = worker.pending[tag];
   pending.op = &op;
-  pending.place = place_of(op.first, op.pages);
+  pending.place = table_.place_of(op.first, op.pages);
   const Place& place = pending.place;
   {
-    MutexLock lock(stripe(place.unit));
-    const Extent* extent = find_reserved(place);
+    MutexLock lock(table_.stripe(place.unit));
+    const Extent* extent = table_.find_reserved(place);
     if (extent == nullptr || !extent->stored()) {
       finish(op, fail(Errc::kInvalid, 0, "load of an empty slot"));
       return false;
@@ -318,7 +318,7 @@ Result<bool> FileDevice::verify(DeviceSlot first, std::uint32_t pages, const std
   if (pages == 0 || pages > options_.unit_pages) return fail(Errc::kInvalid, 0, "verify");
   const Workers::Lease worker(loaders_);
   // A unit's own buffer is at its place in `contents`, so that a blob's neighbours do not overwrite it.
-  const Place place = place_of(first, pages);
+  const Place place = table_.place_of(first, pages);
   if (place.page + pages > options_.unit_pages) return fail(Errc::kInvalid, 0, "verify");
   DeviceOp op{.kind = DeviceOp::Kind::kLoad,
               .first = first,

@@ -17,7 +17,7 @@ constexpr std::uint64_t kDeadShare = 8;
 }  // namespace
 
 bool FileDevice::maintain(std::size_t budget_bytes) noexcept {
-  GatePass pass(gate_);
+  GatePass pass(table_.gate());
   const int own = own_.load(std::memory_order_acquire);
   {
     MutexLock lock(files_mutex_);
@@ -47,7 +47,7 @@ bool FileDevice::maintain(std::size_t budget_bytes) noexcept {
 // --- fork -----------------------------------------------------------------------------------------------------------
 
 void FileDevice::prepare_fork() noexcept {
-  gate_.close();
+  table_.gate().close();
   carried_count_ = 0;
   const DescriptorRoom room(kMostFiles);  // the program may have used up its own
   const int own = own_.load(std::memory_order_acquire);
@@ -80,12 +80,12 @@ void FileDevice::after_fork_in_parent() noexcept {
     if (carried_volume_[i] == own) map_.share();
   }
   close_carried();
-  gate_.open();
+  table_.gate().open();
 }
 
 void FileDevice::after_fork_in_child() noexcept {
   // Loads of the parent may have been under way.
-  for (Mutex& stripe : stripes_) stripe.reset_after_fork();
+  table_.reset_stripes_after_fork();
   files_mutex_.reset_after_fork();
   loaders_.reset_in_child();
   storers_.reset_in_child();
@@ -102,7 +102,7 @@ void FileDevice::after_fork_in_child() noexcept {
   map_.reset();
   never_unshare_.store(false, std::memory_order_relaxed);
   owner_.store(0, std::memory_order_relaxed);
-  gate_.open_in_child();
+  table_.gate().open_in_child();
 }
 
 void FileDevice::settle_in_child() noexcept { owner_.store(sys::gettid(), std::memory_order_relaxed); }
