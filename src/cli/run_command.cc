@@ -64,12 +64,34 @@ int read_limits(const RunOptions& options, Limits* out) {
   return 0;
 }
 
-// The specification with its path absolute: the program's processes may be anywhere.
+// Each comma of a device made of devices may begin another one.
+std::string with_absolute_path(const std::string& spec);
+std::string with_absolute_paths(std::string_view parts) {
+  std::string out;
+  for (;;) {
+    const std::size_t comma = parts.find(',');
+    std::string_view part = parts.substr(0, comma);
+    if (part.starts_with('[')) {
+      out += '[';
+      part.remove_prefix(1);
+    }
+    out += with_absolute_path(std::string(part));
+    if (comma == std::string_view::npos) return out;
+    out += ',';
+    parts.remove_prefix(comma + 1);
+  }
+}
+
+// The specification with its paths absolute: the program's processes may be anywhere.
 std::string with_absolute_path(const std::string& spec) {
   const std::size_t colon = spec.find(':');
   if (colon == std::string::npos || colon + 1 == spec.size() || spec[colon + 1] == '/' || spec[colon + 1] == ',') return spec;
   for (const DeviceKind* kind : built_in_devices()) {
-    if (!kind->starts_with_path || kind->name != std::string_view(spec).substr(0, colon)) continue;
+    if (kind->name != std::string_view(spec).substr(0, colon)) continue;
+    if (kind->made_of_devices) {
+      return spec.substr(0, colon + 1) + with_absolute_paths(std::string_view(spec).substr(colon + 1));
+    }
+    if (!kind->starts_with_path) continue;
     std::error_code error;
     const std::string here = std::filesystem::current_path(error).string();
     if (!error) return spec.substr(0, colon + 1) + here + "/" + spec.substr(colon + 1);

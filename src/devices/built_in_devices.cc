@@ -2,6 +2,8 @@
 // how they are made.
 #include <array>
 
+#include "devices/composite/chain_kind.h"
+#include "devices/composite/mirror_kind.h"
 #include "devices/compressed_device.h"
 #include "devices/device_spec.h"
 #include "devices/file/file_kind.h"
@@ -63,8 +65,8 @@ Result<Device*> make_ram(std::string_view text, const DeviceEnvironment& environ
 // --- lz4 and zstd ---------------------------------------------------------------------------------------------------
 
 struct CompressedArguments {
-  // zstd gains a sixth by units of four pages. LZ4 gains a tenth, less than the pages that came home alone and keep their
-  // unit alive cost; and a lone page comes home faster.
+  // zstd gains a sixth by units of four pages. LZ4 gains a tenth, less than the pages that came home alone and keep
+  // their unit alive cost; and a lone page comes home faster.
   std::uint64_t level = 1, unit = 0, capacity = 0;
 
   Result<void> parse(CodecId codec, std::string_view arguments, SpecMessage& message) noexcept {
@@ -106,18 +108,21 @@ constexpr DeviceKind kRam = {.name = "ram",
                              .usage = "ram[:unit=4K..2M,capacity=SIZE]  as it is, in memory: saves nothing",
                              .check = check_ram,
                              .make = make_ram,
-                             .destroy = destroy<RamDevice>};
+                             .destroy = destroy<RamDevice>,
+                             .limit_option = "capacity"};
 constexpr DeviceKind kLz4 = {.name = "lz4",
                              .usage = "lz4[:unit=4K..64K,capacity=SIZE]  compressed memory, fast",
                              .check = check_compressed<CodecId::kLz4>,
                              .make = make_compressed<CodecId::kLz4>,
-                             .destroy = destroy<CompressedDevice>};
+                             .destroy = destroy<CompressedDevice>,
+                             .limit_option = "capacity"};
 constexpr DeviceKind kZstd = {.name = "zstd",
                               .usage = "zstd[:level=1..19,unit=4K..64K,capacity=SIZE]  compressed memory, dense",
                               .check = check_compressed<CodecId::kZstd>,
                               .make = make_compressed<CodecId::kZstd>,
-                              .destroy = destroy<CompressedDevice>};
-constexpr std::array kKinds = {&kRam, &kLz4, &kZstd, &kFileDevice};
+                              .destroy = destroy<CompressedDevice>,
+                              .limit_option = "capacity"};
+constexpr std::array kKinds = {&kRam, &kLz4, &kZstd, &kFileDevice, &kChainDevice, &kMirrorDevice};
 
 }  // namespace
 

@@ -185,12 +185,14 @@ Result<void> CompressedDevice::store(const DeviceOp& op) noexcept {
     fresh.set_word(*word);
     return publish(place, fresh);
   }
-  return store_blob(place, contents);
+  return store_blob(place, contents, op.shrink_only);
 }
 
-Result<void> CompressedDevice::store_blob(const Place& place, std::span<const std::byte> contents) noexcept {
+Result<void> CompressedDevice::store_blob(const Place& place, std::span<const std::byte> contents,
+                                          bool shrink_only) noexcept {
   const ContextPool<BlobEncoder>::Lease encoder(encoders_);
   const EncodedBlob blob = encoder->encode(contents);
+  if (shrink_only && blob.size() > contents.size() / 8 * 7) return fail(Errc::kNotSupported, 0, "does not shrink");
   const ChunkPool::Part parts[] = {std::as_bytes(std::span(&blob.header, 1)), blob.words, blob.data};
   const Result<std::uint32_t> head = pool_.put(static_cast<std::uint32_t>(place.unit), parts);
   if (!head) return std::unexpected(head.error());

@@ -84,7 +84,8 @@ class CompressedDevice final : public Device, private ChunkOwner {
 
   [[nodiscard]] Result<void> run(const DeviceOp& op) noexcept;
   [[nodiscard]] Result<void> store(const DeviceOp& op) noexcept;
-  [[nodiscard]] Result<void> store_blob(const Place& place, std::span<const std::byte> contents) noexcept;
+  [[nodiscard]] Result<void> store_blob(const Place& place, std::span<const std::byte> contents,
+                                        bool shrink_only) noexcept;
   [[nodiscard]] Result<void> publish(const Place& place, Unit fresh) noexcept;
   void release_in_unit(const Place& place) noexcept;
 

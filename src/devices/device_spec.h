@@ -46,6 +46,10 @@ struct DeviceKind {
   void (*destroy)(MemorySource& memory, Device* device) noexcept;
   // The arguments begin with a path: whoever hands the specification to a process elsewhere makes that absolute.
   bool starts_with_path = false;
+  // The arguments are devices themselves (composite/part_specs.h).
+  bool made_of_devices = false;
+  // The option that limits how much the device holds; empty: it has none.
+  std::string_view limit_option = {};
 };
 
 // Owns a device that was made by its kind.
@@ -78,7 +82,7 @@ class DeviceHandle {
   Device* device_ = nullptr;
 };
 
-// ram, lz4, zstd and file.
+// ram, lz4, zstd, file, chain and mirror.
 [[nodiscard]] DeviceKinds built_in_devices() noexcept;
 
 // Whether the text is a good specification. kInvalid with a message that says what is wrong and what is allowed.

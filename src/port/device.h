@@ -57,6 +57,9 @@ struct DeviceOp {
   std::uint32_t pages = 0;
   std::byte* memory = nullptr;   // kStore: read only
   Result<void> result{};         // valid once the batch is done
+  // kStore: a device that compresses answers kNotSupported rather than keep what does not shrink by an eighth. Others
+  // take no notice.
+  bool shrink_only = false;
 };
 
 // A set of transfers in flight. The caller owns it and keeps it (and the memory) alive until done.

@@ -119,6 +119,7 @@ constinit const DeviceKind kFileDevice = {
     .check = check_file,
     .make = make_file,
     .destroy = destroy_file,
-    .starts_with_path = true};
+    .starts_with_path = true,
+    .limit_option = "size"};
 
 }  // namespace whimbrel
