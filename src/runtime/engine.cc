@@ -202,7 +202,9 @@ void Engine::look_for_growth() noexcept {
 
 void Engine::publish() noexcept {
   constexpr auto kRelaxed = std::memory_order_relaxed;
-  const DeviceStats device = device_->stats();
+  DeviceStats device = device_->stats();
+  // What is in RAM is not away, though the device has it as well.
+  device.stored_pages -= std::min(device.stored_pages, slot_->pager.kept_copies.load(kRelaxed));
   slot_->stored_pages.store(device.stored_pages, kRelaxed);
   slot_->compressed_bytes.store(device.compressed_bytes, kRelaxed);
   slot_->held_bytes.store(device.held_bytes, kRelaxed);
