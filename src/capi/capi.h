@@ -21,6 +21,7 @@
 #include "migrate/fault.h"
 #include "migrate/interval_notifier.h"
 #include "pager/park_gate.h"
+#include "capi/complain.h"
 #include "capi/flights.h"
 #include "whimbrel/hmm.h"
 
@@ -108,12 +109,5 @@ namespace whimbrel::capi {
 void set_current(mm_struct* mm) noexcept;
 // The same where the caller holds a page or is inside a callback, so that there must be one. Stops the process otherwise.
 [[nodiscard]] mm_struct& running() noexcept;
-
-// ---- errors (error.cc) ----
-// Notes what failed for whimbrel_error() and returns -sys_errno. `what` and `next` are static text; `next` may be empty.
-int complain(int sys_errno, const char* what, const char* next = "") noexcept;
-// The same with the reason of an Error.
-int complain(const Error& error, const char* what, const char* next = "") noexcept;
-[[nodiscard]] int errno_of(const Error& error) noexcept;
 
 }  // namespace whimbrel::capi

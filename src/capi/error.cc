@@ -2,7 +2,8 @@
 #include <cerrno>
 #include <cstring>
 
-#include "capi/capi.h"
+#include "capi/complain.h"
+#include "whimbrel/mm.h"
 
 namespace whimbrel::capi {
 namespace {
@@ -14,7 +15,8 @@ struct Complaint {
   const char* what = "";
   const char* reason = "";
   const char* next = "";
-  char text[232] = "no call of this thread has failed";
+  char copied[200] = "";
+  char text[440] = "no call of this thread has failed";
 };
 thread_local constinit Complaint t_complaint;
 
@@ -28,6 +30,7 @@ const char* errno_name(int sys_errno) noexcept {
     case ENOMEM: return "ENOMEM";
     case EFAULT: return "EFAULT";
     case EBUSY: return "EBUSY";
+    case EMFILE: return "EMFILE";
     case ENODEV: return "ENODEV";
     case EINVAL: return "EINVAL";
     case ENOSYS: return "ENOSYS";
@@ -50,6 +53,15 @@ int complain(int sys_errno, const char* what, const char* next) noexcept {
 int complain(const Error& error, const char* what, const char* next) noexcept {
   const int result = complain(errno_of(error), what, next);
   t_complaint.reason = *error.where != 0 ? error.where : errc_name(error.code);
+  return result;
+}
+
+int complain_because(int sys_errno, const char* what, const char* reason, const char* next) noexcept {
+  const int result = complain(sys_errno, what, next);
+  std::size_t used = 0;
+  while (*reason != 0 && used + 1 < sizeof t_complaint.copied) t_complaint.copied[used++] = *reason++;
+  t_complaint.copied[used] = 0;
+  t_complaint.reason = t_complaint.copied;
   return result;
 }
 

@@ -18,6 +18,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "base/error.h"
 #include "linux/descriptors.h"
@@ -65,6 +66,8 @@ class EngineThreads {
   virtual void join(int n) noexcept = 0;
   // Kernel thread id, 0 once the thread has left.
   [[nodiscard]] virtual std::uint32_t thread_id(int n) const noexcept = 0;
+  // More numbers that stay open in the table of each first thread started from now on.
+  virtual void keep_also(std::span<const int> numbers) noexcept { (void)numbers; }
   // In a forked child: gives back the copies of the stacks; all numbers are free again.
   virtual void forget_after_fork() noexcept = 0;
 };

@@ -23,9 +23,8 @@ class RawEngineThreads final : public EngineThreads {
   [[nodiscard]] std::uint32_t thread_id(int n) const noexcept override;
   void forget_after_fork() noexcept override;
 
-  // More numbers, at most kMostKept of them, that stay open in the table of each first thread started from now on.
-  static constexpr std::size_t kMostKept = 16;
-  void keep_also(std::span<const int> numbers) noexcept;
+  static constexpr std::size_t kMostKept = 16;  // numbers in keep_also()
+  void keep_also(std::span<const int> numbers) noexcept override;
 
  private:
   // One block of memory per thread, from low to high: guard, stack, thread-local storage, thread control block.

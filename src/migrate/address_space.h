@@ -116,6 +116,8 @@ class AddressSpace {
   // A frame to bring contents home in: locked, one reference. Small from the landing pool, huge from the huge pool.
   [[nodiscard]] Result<Pfn> alloc_frames(PageCount count) noexcept;
   [[nodiscard]] Result<Pfn> alloc_huge_frame() noexcept;
+  // Small frames without memory, for contents that are moved in and go on into the program by MOVE. Never written to.
+  [[nodiscard]] Result<Pfn> alloc_fresh_frames(PageCount count) noexcept;
   // Unlocks and drops a run of frames whose pages each have one reference left, in one go.
   void free_frames(Pfn first, PageCount count) noexcept;
   // The bytes of a frame of ours, or of a coherent device page that the program does not map.

@@ -64,11 +64,13 @@ class FinalizeStep {
     return n;
   }
 
-  // Winner is a frame of ours: it goes into the program, by MOVE when it is the stolen frame itself or a fresh huge
-  // page, by COPY otherwise.
+  // Winner is a frame of ours: it goes into the program, by MOVE when it is the stolen frame itself or a fresh one, by
+  // COPY otherwise.
   void bring_home(std::uint64_t i, std::uint64_t n) {
     Installer install(space_, read_only_);
     const bool stolen_back = !migrated(i);
+    // Frames of the staging pool hold what was moved in, whichever way: it moves on.
+    const bool by_move = stolen_back || space_.pool(FrameUse::kStaging).contains(winner(i).frame());
     for (std::uint64_t at = i; at < i + n;) {
       std::uint64_t installed = 0;
       {
@@ -78,7 +80,7 @@ class FinalizeStep {
           install.huge_locked(src_[at].pfn(), winner(at));
           installed = 1;
         } else {
-          installed = install.run_locked(src_, at, i + n, winner(at), stolen_back);
+          installed = install.run_locked(src_, at, i + n, winner(at), by_move);
         }
       }
       empty_coherent_sources(at, at + installed);

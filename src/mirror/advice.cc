@@ -103,6 +103,7 @@ long protect(void* address, std::size_t bytes, int protection) noexcept {
   for (std::size_t i = 0; i < count; ++i) session->note_borders(before[i].range, range);
   MutexLock hold(protection_mutex());
   const long result = raw();
+  session->mappings_change();
   if (result == 0 || result == -ENOMEM) {
     for (std::size_t i = 0; i < count; ++i) {
       session->space().note_protection_lowered(before[i].range.intersect(range));
@@ -118,13 +119,17 @@ long unmap(void* address, std::size_t bytes) noexcept {
     const GatePass pass(session->gate());
     session->note_borders(pages(address, bytes));
   }
-  return sys::call(SYS_munmap, sys::arg(address), static_cast<long>(bytes));
+  const long result = sys::call(SYS_munmap, sys::arg(address), static_cast<long>(bytes));
+  if (session != nullptr) session->mappings_change();
+  return result;
 }
 
 long remap(void* from, std::size_t old_bytes, std::size_t new_bytes, int flags, void* to) noexcept {
   const auto raw = [flags](std::uint64_t at, std::uint64_t old_size, std::uint64_t new_size, std::uint64_t target) {
-    return sys::call(SYS_mremap, static_cast<long>(at), static_cast<long>(old_size), static_cast<long>(new_size), flags,
-                     static_cast<long>(target));
+    const long result = sys::call(SYS_mremap, static_cast<long>(at), static_cast<long>(old_size),
+                                  static_cast<long>(new_size), flags, static_cast<long>(target));
+    if (Session* existing = Session::existing(); existing != nullptr) existing->mappings_change();
+    return result;
   };
   const auto first = reinterpret_cast<std::uint64_t>(from), target = reinterpret_cast<std::uint64_t>(to);
   Session* session = Session::existing();
@@ -174,6 +179,7 @@ long advise(void* address, std::size_t bytes, int advice) noexcept {
     if (const long refused = prepare_collapse(space, pages(address, bytes)); refused != 0) return refused;
   }
   const long result = raw_madvise(address, bytes, advice);
+  session->mappings_change();
   // Back from the call, the pages are gone: what is there now may be migrated at once.
   space.pump();
   space.end_quarantine(pages(address, bytes));

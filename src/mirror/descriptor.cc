@@ -65,9 +65,11 @@ void name_socket(int fd, std::uint64_t cookie) {
 class LocalBuffer final : public CallerBuffer {
  public:
   explicit LocalBuffer(std::uint64_t at) noexcept : at_(at) {}
+  // From the engine's side as the remote one: the kernel reaches it without the processor's translations, which are cold
+  // where pages have just been moved to.
   bool put(std::uint64_t offset, const std::byte* from, std::size_t bytes) noexcept override {
-    const iovec local{const_cast<std::byte*>(from), bytes}, remote{pointer(offset), bytes};
-    return sys::call(SYS_process_vm_writev, sys::call(SYS_getpid), sys::arg(&local), 1, sys::arg(&remote), 1) ==
+    const iovec local{pointer(offset), bytes}, remote{const_cast<std::byte*>(from), bytes};
+    return sys::call(SYS_process_vm_readv, sys::call(SYS_getpid), sys::arg(&local), 1, sys::arg(&remote), 1) ==
            static_cast<long>(bytes);
   }
   bool get(std::uint64_t offset, std::byte* to, std::size_t bytes) noexcept override {

@@ -20,6 +20,7 @@ namespace whimbrel::mirror {
 struct OpenFlags {
   std::atomic<std::uint64_t> value{0};
   std::atomic<std::uint32_t> used{0};
+  [[nodiscard]] bool fails_next() const noexcept { return (value.load(std::memory_order_acquire) & 1) != 0; }
 };
 
 // One shot: true when the next allocation is to fail (FL-02).
@@ -42,6 +43,13 @@ class Family {
 
   [[nodiscard]] OpenFlags* take_flags() noexcept;  // null: used up
   static void give_flags(OpenFlags* flags) noexcept;
+  // A number for the flags, never 0, and back again; 0: null.
+  [[nodiscard]] std::uint16_t number_of(const OpenFlags* flags) const noexcept {
+    return flags == nullptr ? std::uint16_t{0} : static_cast<std::uint16_t>(flags - flags_.data() + 1);
+  }
+  [[nodiscard]] OpenFlags* flags_of(std::uint16_t number) noexcept {
+    return number == 0 || number > kFlags ? nullptr : &flags_[number - 1u];
+  }
 
   // Numbers forks; what is shared in one is known by its number and its device page.
   [[nodiscard]] std::uint32_t next_generation() noexcept { return generation_.fetch_add(1) + 1; }

@@ -160,13 +160,20 @@ std::uint64_t Mirror::copy_out(PageRange range, std::byte* data) noexcept {
   for (std::uint64_t i = 0; i < range.count.raw(); ++i) {
     const PageIndex at = range.first + PageCount(i);
     std::byte* to = data + i * kPageSize;
-    const PageEntry known = entry(at);
+    PageEntry known;
+    bool private_page = false;
+    {
+      // A page that goes home is forgotten here first, so while this is held its contents stay where they are.
+      MutexLock hold(mutex_);
+      known = table_.get(at);
+      const Pfn pfn = known.pfn();
+      private_page = !known.is_ram() && pfn.is_device() && node_.map().contains(pfn) && !node_.coherent();
+      if (private_page) std::memcpy(to, node_.bytes(pfn), kPageSize);
+    }
     if (known.is_ram()) return i;
+    if (private_page) continue;
     const Pfn pfn = known.pfn();
-    const bool private_page = pfn.is_device() && node_.map().contains(pfn) && !node_.coherent();
-    if (private_page) {
-      std::memcpy(to, node_.bytes(pfn), kPageSize);
-    } else if (known.has(kTagAtomic)) {
+    if (known.has(kTagAtomic)) {
       std::memcpy(to, session_.space().bytes(pfn), kPageSize);
     } else if (!read_program(to, at, kPageSize)) {
       // Unmapped, truncated: the kernel would have told us. A further round of faults says what is wrong.
@@ -182,12 +189,17 @@ std::uint64_t Mirror::copy_in(PageRange range, const std::byte* data) noexcept {
   for (std::uint64_t i = 0; i < range.count.raw(); ++i) {
     const PageIndex at = range.first + PageCount(i);
     const std::byte* from = data + i * kPageSize;
-    const PageEntry known = entry(at);
-    if (known.is_ram() || !known.has(kTagWrite)) return i;
-    const Pfn pfn = known.pfn();
-    if (pfn.is_device() && node_.map().contains(pfn) && !node_.coherent()) {
-      std::memcpy(node_.bytes(pfn), from, kPageSize);
-    } else if (!write_program(from, at, kPageSize)) {
+    {
+      MutexLock hold(mutex_);
+      const PageEntry known = table_.get(at);
+      if (known.is_ram() || !known.has(kTagWrite)) return i;
+      const Pfn pfn = known.pfn();
+      if (pfn.is_device() && node_.map().contains(pfn) && !node_.coherent()) {
+        std::memcpy(node_.bytes(pfn), from, kPageSize);
+        continue;
+      }
+    }
+    if (!write_program(from, at, kPageSize)) {
       forget_range({at, PageCount(1)});
       return i;
     }

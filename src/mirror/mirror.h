@@ -51,6 +51,8 @@ class Mirror final : public IntervalNotifier {
   [[nodiscard]] int block_to_device(PageRange block) noexcept;
   [[nodiscard]] int block_to_system(PageRange block, std::uint64_t* cpages) noexcept;
   void fill_destinations(MigrateVma& args) noexcept;
+  [[nodiscard]] std::uint64_t take_in(const MigrateVma& args, std::uint64_t i) noexcept;
+  [[nodiscard]] std::uint64_t take_out(const MigrateVma& args, std::uint64_t i) noexcept;
   // One fault round from `at` on, in blocks of 32 pages (RD-02, RD-05). 0 or a negative errno.
   [[nodiscard]] int fault_round(PageRange rest, bool write) noexcept;
   // Copies pages from the device's view while entries last; returns how many. `data` is the bounce buffer at the first.

@@ -1,9 +1,12 @@
 #include "mirror/node.h"
 
+#include <sys/mman.h>
+
 #include <bit>
 #include <cstring>
 
 #include "base/check.h"
+#include "linux/sys.h"
 #include "migrate/exclusive.h"
 #include "mirror/mirror.h"
 #include "mirror/protection_lift.h"
@@ -31,9 +34,11 @@ Result<Node*> Node::create(AddressSpace& space, int minor, std::uint64_t private
   node->chunks_ = SourceArray<Chunk>(space.source(), chunks);
   const bool room = node->free_base_.open(space.source(), pages.raw()) &&
                     node->free_huge_.open(space.source(), pages.raw() / kPagesPerHuge);
-  node->migrated_by_ = static_cast<std::atomic<OpenFlags*>*>(space.source().take(pages.raw() * sizeof(void*)));
+  const std::uint64_t units = pages.raw() / kPagesPerHuge;
+  node->moved_memory_ = static_cast<std::atomic<bool>*>(space.source().take(units));
   node->shared_in_ = static_cast<std::atomic<std::uint32_t>*>(space.source().take(pages.raw() * sizeof(std::uint32_t)));
-  if (node->chunks_.empty() || !room || node->migrated_by_ == nullptr || node->shared_in_ == nullptr) {
+  if (node->chunks_.empty() || !room || node->shared_in_ == nullptr ||
+      node->moved_memory_ == nullptr) {
     return fail(Errc::kNoMemory, 0, "mirror node");
   }
   if (!node->add_chunk_locked(false)) return fail(Errc::kNoMemory, 0, "mirror node");
@@ -72,6 +77,15 @@ bool Node::add_chunk_locked(bool huge) noexcept {
     const std::uint64_t pieces = huge ? kChunkPages / kPagesPerHuge : kChunkPages;
     FreeSet& free = huge ? free_huge_ : free_base_;
     for (std::uint64_t at = chunk * pieces; at < (chunk + 1) * pieces; ++at) free.add(at);
+    const std::uint64_t bit = std::uint64_t{1} << chunk;
+    if (huge) huge_chunks_.fetch_or(bit, std::memory_order_release);
+    else huge_chunks_.fetch_and(~bit, std::memory_order_release);
+    // A base page that is written first must not become a piece of a huge page. Refused: it may, and is copied then.
+    const PageRange memory{memory_.first + PageCount(chunk * kChunkPages), PageCount(kChunkPages)};
+    if (!coherent() && !sys::madvise(reinterpret_cast<void*>(memory.first.address().raw()), memory.count.bytes(),
+                                     huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE)) {
+      huge_chunks_.fetch_or(bit, std::memory_order_release);
+    }
     return true;
   }
   return false;
@@ -89,27 +103,30 @@ Result<Pfn> Node::alloc(unsigned order, OpenFlags* by) noexcept {
     if (order != 0) page *= static_cast<std::uint32_t>(kPagesPerHuge);
   }
   const Pfn pfn = map_->first() + PageCount(page);
-  if (const Result<Page*> folio = map_->init_folio(pfn, order); !folio) return std::unexpected(folio.error());
-  migrated_by_[page].store(by, std::memory_order_release);
+  const Result<Page*> folio = map_->init_folio(pfn, order);
+  if (!folio) return std::unexpected(folio.error());
+  (*folio)->set_owner_bits(Session::of(space_).family().number_of(by));
   return pfn;
 }
 
 void Node::forget(const OpenFlags* closed) noexcept {
+  const std::uint16_t number = Session::of(space_).family().number_of(closed);
   MutexLock hold(mutex_);
   for (std::uint64_t chunk = 0; chunk < chunks_.size(); ++chunk) {
     if (!chunks_[chunk].present) continue;
     for (std::uint64_t page = chunk * kChunkPages; page < (chunk + 1) * kChunkPages; ++page) {
-      OpenFlags* expected = const_cast<OpenFlags*>(closed);
-      migrated_by_[page].compare_exchange_strong(expected, nullptr);
+      Page* known = map_->find(map_->first() + PageCount(page));
+      if (known != nullptr && known->owner_bits() == number) known->set_owner_bits(0);
     }
   }
 }
 
 void Node::folio_free(Pfn head, unsigned order) noexcept {
   const auto page = static_cast<std::uint32_t>(index(head));
-  migrated_by_[page].store(nullptr, std::memory_order_release);
-  for (std::uint64_t i = 0; i < (std::uint64_t{1} << order); ++i)
-    shared_in_[page + i].store(0, std::memory_order_relaxed);
+  for (std::uint64_t i = 0; i < (std::uint64_t{1} << order); ++i) {
+    std::atomic<std::uint32_t>& shared = shared_in_[page + i];
+    if (shared.load(std::memory_order_relaxed) != 0) shared.store(0, std::memory_order_relaxed);
+  }
   MutexLock hold(mutex_);
   if (chunks_[page / kChunkPages].removing) return;
   if (order == 0)
@@ -119,12 +136,11 @@ void Node::folio_free(Pfn head, unsigned order) noexcept {
 }
 
 void Node::folio_split(Pfn head, Pfn piece) noexcept {
-  migrated_by_[index(piece)].store(migrated_by_[index(head)].load(std::memory_order_acquire),
-                                   std::memory_order_release);
+  map_->find(piece)->set_owner_bits(map_->find(head)->owner_bits());
 }
 
 FaultResult Node::migrate_to_ram(FaultContext& fault) noexcept {
-  OpenFlags* by = migrated_by_[index(space_.head_of(fault.page))].load(std::memory_order_acquire);
+  OpenFlags* by = Session::of(space_).family().flags_of(map_->find(space_.head_of(fault.page))->owner_bits());
   const bool fail_alloc = by != nullptr && take_fail_alloc(*by);
   if (fail_alloc && !fault.huge) {  // FL-02: the access is tried again
     Session::of(space_).note_failed_fault(fault.thread);
@@ -144,6 +160,8 @@ FaultResult Node::migrate_to_ram(FaultContext& fault) noexcept {
   args.flags = select_flag() | (whole ? kSelectCompound : 0);
   args.fault_page = fault.page;
   if (!migrate_vma_setup(space_, args)) return FaultResult::kSigbus;  // CF-08
+  // CF-12: no device reads or writes the pages any more when their contents begin to move.
+  Session::of(space_).forget_everywhere(*this, range);
   bool oom = false;
   for (std::uint64_t i = 0; i < args.npages; ++i) {
     if (!src[i].migrating() || !src[i].valid()) continue;
@@ -153,14 +171,14 @@ FaultResult Node::migrate_to_ram(FaultContext& fault) noexcept {
       oom = true;
       continue;
     }
-    std::memcpy(space_.bytes(*to), bytes(src[i].pfn()), src[i].pages().bytes());
     dst[i] = MigrateWord::of(*to).with(huge ? MigrateWord::kCompound : 0);
+    take_out(*to, src[i].pfn(), src[i].pages());
   }
   migrate_vma_pages(space_, args);
+  undo_take_out(src, dst, args.npages);
   for (std::uint64_t i = 0; i < args.npages; ++i) {
     if (src[i].migrating() && src[i].valid()) tell_family(src[i].pfn(), src[i].pages());
   }
-  Session::of(space_).forget_everywhere(*this, range);
   const LockLift unlocked(space_, whole ? range : PageRange{});
   const ProtectionLift lift(space_, whole ? range : PageRange{});
   args.read_only = lift.lifted();
@@ -184,8 +202,7 @@ std::uint64_t Node::run_length(Pfn first, Pfn end) noexcept {
 // Where huge pages are not wanted, the fault that brought us here has made a page table for the unit: then a huge page
 // can come home only in pieces. Discarding the empty unit takes the table away.
 void Node::drop_page_table(PageRange unit) noexcept {
-  const Result<Mapping> mapping = space_.mmu().detailed_mapping_at_or_above(unit.first);
-  if (!mapping || mapping->has(Mapping::kHugeAdvised)) return;
+  if (Session::of(space_).wants_huge(unit.first)) return;
   MutexLock hold(space_.mutex());
   PageRun run[1];
   const Result<std::size_t> found = space_.mmu().scan(unit, run, nullptr);
@@ -210,7 +227,7 @@ void Node::evict_chunk(std::uint64_t chunk) noexcept {
 void Node::evict_run(Pfn first, std::uint64_t pages) noexcept {
   // A read-only mapping takes no page that moves.
   const Page* page = map_->find(first);
-  const bool moves = coherent() || page->order() != 0;
+  const bool moves = coherent() || page->order() != 0 || PageCount(pages) >= kWorthMoving;
   const PageRange home = moves && page->is_mapped() ? PageRange{page->mapped_at(), PageCount(pages)} : PageRange{};
   const LockLift unlocked(space_, home);
   const ProtectionLift lift(space_, home);
@@ -224,17 +241,10 @@ void Node::evict_run(Pfn first, std::uint64_t pages) noexcept {
   }
   MigrateWord src[kPagesPerHuge], dst[kPagesPerHuge];
   migrate_device_range(space_, src, first, pages);
-  for (std::uint64_t i = 0; i < pages; ++i) {
-    dst[i] = MigrateWord();
-    if (!src[i].migrating() || !src[i].valid()) continue;
-    const bool huge = src[i].compound();
-    const Result<Pfn> to = huge ? space_.alloc_huge_frame() : space_.alloc_frames(PageCount(1));
-    if (!to) continue;
-    std::memcpy(space_.bytes(*to), bytes(src[i].pfn()), src[i].pages().bytes());
-    dst[i] = MigrateWord::of(*to).with(huge ? MigrateWord::kCompound : 0);
-    forget_mappings(src[i].pfn(), src[i].pages().raw());
-  }
+  for (std::uint64_t i = 0; i < pages; ++i) dst[i] = MigrateWord();
+  for (std::uint64_t i = 0; i < pages;) i += take_home(src + i, dst + i, pages - i);
   migrate_device_pages(space_, src, dst, pages);
+  undo_take_out(src, dst, pages);
   migrate_device_finalize(space_, src, dst, pages);
 }
 
@@ -326,15 +336,15 @@ void Node::bring_home(PageRange range) noexcept {
   args.pgmap_owner = this;
   args.flags = select_flag();
   if (!migrate_vma_setup(space_, args)) return;
+  Session::of(space_).forget_everywhere(*this, range);
   for (std::uint64_t i = 0; i < args.npages; ++i) {
     if (!src[i].migrating() || !src[i].valid()) continue;
     const Result<Pfn> to = space_.alloc_frames(PageCount(1));
     if (!to) continue;
-    std::memcpy(space_.bytes(*to), bytes(src[i].pfn()), kPageSize);
     dst[i] = MigrateWord::of(*to);
+    take_out(*to, src[i].pfn(), PageCount(1));
   }
   migrate_vma_pages(space_, args);
-  Session::of(space_).forget_everywhere(*this, range);
   migrate_vma_finalize(space_, args);
 }
 
@@ -356,7 +366,11 @@ void Node::evict(bool destroy) noexcept {
   free_base_.clear();
   free_huge_.clear();
   for (Chunk& chunk : chunks_) chunk = {};
-  if (!coherent()) (void)space_.mmu().discard(memory_);
+  if (coherent()) return;
+  (void)space_.mmu().discard(memory_);
+  for (std::uint64_t unit = 0; unit < memory_.count.raw() / kPagesPerHuge; ++unit) {
+    moved_memory_[unit].store(false, std::memory_order_relaxed);
+  }
 }
 
 }  // namespace whimbrel::mirror

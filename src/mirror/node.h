@@ -33,6 +33,24 @@ class Node final : public PageMapOps {
   // A fresh page or 2 MiB folio, locked, one reference, noted as migrated through the open with these flags (FL-03).
   // kDeviceFull.
   [[nodiscard]] Result<Pfn> alloc(unsigned order, OpenFlags* by) noexcept EXCLUDES(mutex_);
+  // ---- contents. Many pages at once change hands by moving the memory itself, a few are copied: nobody can tell, since
+  // a frame that was stolen from the program has only its engine left. `frame` and the pages after it are frames of the
+  // engine that lie in one piece, as do the node's pages.
+  void take_in(Pfn to, Pfn frame, PageCount count) noexcept;
+  // `frame` from frames_for() or alloc_huge_frame().
+  void take_out(Pfn frame, Pfn from, PageCount count) noexcept;
+  // Pages of zeros.
+  void take_in_zeros(Pfn to, PageCount count) noexcept;
+  // Frames that contents of this many pages in one piece are best taken out into. kNoMemory.
+  [[nodiscard]] Result<Pfn> frames_for(PageCount count) noexcept {
+    return count >= kWorthMoving ? space_.alloc_fresh_frames(count) : space_.alloc_frames(count);
+  }
+  // From this many on a piece is moved. Below, the kernel flushes page by page, and copying is cheaper.
+  static constexpr PageCount kWorthMoving{64};
+  // Pages that did not migrate after all get back what take_in() or take_out() has taken from them. After the pages step.
+  void undo_take_in(const MigrateWord* src, const MigrateWord* dst, std::uint64_t npages) noexcept;
+  void undo_take_out(const MigrateWord* src, const MigrateWord* dst, std::uint64_t npages) noexcept;
+
   void reset_after_fork() noexcept { mutex_.reset_after_fork(); }
   void forget(const OpenFlags* closed) noexcept EXCLUDES(mutex_);
 
@@ -63,10 +81,23 @@ class Node final : public PageMapOps {
   void evict_chunk(std::uint64_t chunk) noexcept;
   // Pages that lie next to each other here and in the program (at most 512) come home.
   void evict_run(Pfn first, std::uint64_t pages) noexcept;
+  // Destinations in RAM, filled, for what src[0] begins: a unit, or base pages in one piece. Returns how many words.
+  [[nodiscard]] std::uint64_t take_home(const MigrateWord* src, MigrateWord* dst, std::uint64_t npages) noexcept;
   // The opens forget where these pages are mapped.
   void forget_mappings(Pfn first, std::uint64_t pages) noexcept;
   [[nodiscard]] std::uint64_t run_length(Pfn first, Pfn end) noexcept;
   [[nodiscard]] std::uint64_t index(Pfn pfn) const noexcept { return (pfn - map_->first()).raw(); }
+  // Where a page of this node that the program does not map has its bytes.
+  [[nodiscard]] PageIndex place_of(Pfn pfn) const noexcept {
+    return coherent() ? map_->frame_of(pfn) : memory_.first + (pfn - map_->first());
+  }
+  // Moves as far as that is possible; returns how many pages.
+  [[nodiscard]] PageCount move(PageIndex to, PageIndex from, PageCount count) noexcept;
+  // The program's memory, which others may still hold a reference to, lies at these pages: it must not be written over.
+  void drop_moved_memory(Pfn first, PageCount count) noexcept;
+  [[nodiscard]] bool in_huge_chunk(Pfn pfn) const noexcept {
+    return (huge_chunks_.load(std::memory_order_acquire) >> (index(pfn) / kChunkPages) & 1) != 0;
+  }
 
   struct Chunk {
     bool present = false;
@@ -95,8 +126,12 @@ class Node final : public PageMapOps {
 
   Mutex mutex_;
   SourceArray<Chunk> chunks_ GUARDED_BY(mutex_);
-  std::atomic<OpenFlags*>* migrated_by_ = nullptr;   // [page]
-  std::atomic<std::uint32_t>* shared_in_ = nullptr;  // [page]: number of the fork that shared it, 0: none
+  // The owner's bits of a folio are the number of the open that migrated it. Beside them there is nothing of a page here
+  // but this, which costs no memory before the first fork. [page]: number of the fork that shared it, 0: none
+  std::atomic<std::uint32_t>* shared_in_ = nullptr;
+  // Bit of a chunk: it was made for huge folios, so that base pages in it may be pieces of huge pages.
+  std::atomic<std::uint64_t> huge_chunks_{0};
+  std::atomic<bool>* moved_memory_ = nullptr;        // [page / 512]: some of it came from the program by moving
   FreeSet free_base_ GUARDED_BY(mutex_);             // pages
   FreeSet free_huge_ GUARDED_BY(mutex_);             // units
 };

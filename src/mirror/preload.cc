@@ -159,6 +159,7 @@ EXPORT void* mmap(void* address, size_t bytes, int protection, int flags, int fd
   }
   const long at = sys::call(SYS_mmap, sys::arg(address), static_cast<long>(bytes), protection, flags, fd, offset);
   constexpr int kUnwatched = MAP_SHARED | MAP_STACK | MAP_GROWSDOWN | MAP_HUGETLB;
+  if (session != nullptr) session->mappings_change();
   if ((flags & MAP_LOCKED) != 0) mirror::memory_was_locked().store(true);
   if (session != nullptr && (at > 0 || at < -4095) && (flags & MAP_ANONYMOUS) != 0 && (flags & kUnwatched) == 0) {
     const auto from = static_cast<std::uint64_t>(at);

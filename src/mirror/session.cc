@@ -75,6 +75,8 @@ Result<void> Session::start() noexcept {
   config.break_sharing = true;
   config.track_protection = mmu_->abilities().write_protect;
   config.landing = PageCount(4096);
+  config.staging = PageCount(16384);
+  config.huge = PageCount(64 * kPagesPerHuge);
   config.details_in_child = true;
   config.discard = &discarder_;
   const Result<Family*> family = Family::create();

@@ -82,10 +82,17 @@ class Session final : public HolePolicy, public SpaceObserver {
   // This process has evicted a whole node: the others are to do the same.
   void note_evicted(int minor) noexcept;
 
+  // A fork may be copying this process right now: what a device page holds must stay where it is.
+  [[nodiscard]] bool is_forking() const noexcept { return park_wanted_.load(); }
   // fork, in the order they are called: before it, in the parent after it, in the child after it.
   void before_fork() noexcept;
   void after_fork_in_parent() noexcept;
   void after_fork_in_child() noexcept;
+
+  // Does the program want huge pages here (MADV_HUGEPAGE)? The kernel tells only in a listing that takes as long as there
+  // is memory, so the last answer is kept until the program changes a mapping or an advice.
+  [[nodiscard]] bool wants_huge(PageIndex page) noexcept EXCLUDES(mutex_);
+  void mappings_change() noexcept { mapping_changes_.fetch_add(1, std::memory_order_acq_rel); }
 
   // Untouched memory that we watch: reads get the zero page, writes a page of zeros, areas that want huge pages whole
   // units, as the kernel does it.
@@ -110,7 +117,6 @@ class Session final : public HolePolicy, public SpaceObserver {
   [[nodiscard]] bool take_zero_unit(PageIndex base) noexcept EXCLUDES(mutex_);
   void dissolve_zero_unit(PageRange unit, PageRange hole) noexcept;
   void dissolve_unit_locked(PageRange unit, PageRange hole) noexcept REQUIRES(space_->mutex());
-  [[nodiscard]] static bool wants_huge(AddressSpace& space, PageIndex page) noexcept;
   [[nodiscard]] bool install_huge_zeros_locked(AddressSpace& space, PageRange unit, bool writable) noexcept
       REQUIRES(space.mutex());
   static void fault_thread(void* session) noexcept;
@@ -140,6 +146,12 @@ class Session final : public HolePolicy, public SpaceObserver {
   std::array<PageRange, 64> node_mappings_ GUARDED_BY(mutex_){};
   std::array<PageIndex, 256> zero_units_ GUARDED_BY(mutex_){};  // 0: free; what stands for the huge zero page
   std::array<PageIndex, 64> exclusive_units_ GUARDED_BY(mutex_){};
+  struct {
+    PageRange mapping;
+    std::uint64_t changes = 0;
+    bool huge = false;
+  } advice_ GUARDED_BY(mutex_);
+  std::atomic<std::uint64_t> mapping_changes_{1};
   std::uint64_t home_seen_ = 0;  // of the family's record; by whoever holds following_
   std::array<std::uint64_t, kNodes> evictions_seen_{};
   Mutex following_;

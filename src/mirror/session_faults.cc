@@ -201,9 +201,21 @@ void Session::dissolve_unit_locked(PageRange unit, PageRange hole) noexcept {
 
 // ---- holes -----------------------------------------------------------------------------------------------------------
 
-bool Session::wants_huge(AddressSpace& space, PageIndex page) noexcept {
-  const Result<Mapping> detailed = space.mmu().detailed_mapping_at_or_above(page);
-  return detailed && detailed->range.contains(page) && detailed->has(Mapping::kHugeAdvised);
+bool Session::wants_huge(PageIndex page) noexcept {
+  const std::uint64_t changes = mapping_changes_.load(std::memory_order_acquire);
+  const Result<Mapping> mapping = mmu_->mapping_at_or_above(page);
+  if (!mapping || !mapping->range.contains(page)) return false;
+  {
+    MutexLock hold(mutex_);
+    if (advice_.changes == changes && advice_.mapping == mapping->range) return advice_.huge;
+  }
+  const Result<Mapping> detailed = mmu_->detailed_mapping_at_or_above(page);
+  if (!detailed || !detailed->range.contains(page)) return false;
+  MutexLock hold(mutex_);
+  advice_.mapping = detailed->range;
+  advice_.changes = changes;
+  advice_.huge = detailed->has(Mapping::kHugeAdvised);
+  return advice_.huge;
 }
 
 bool Session::serve_hole(AddressSpace& space, const PendingFault& fault, const Mapping& mapping) noexcept {
@@ -212,7 +224,7 @@ bool Session::serve_hole(AddressSpace& space, const PendingFault& fault, const M
     PageRun run[1];
     const Result<std::size_t> present = space.mmu().scan(unit, run, nullptr);
     // Whether huge pages are wanted only the slow query tells: asked once for each untouched unit.
-    if (present && *present == 0 && wants_huge(space, fault.page)) {
+    if (present && *present == 0 && wants_huge(fault.page)) {
       bool installed = false;
       {
         const ProtectionLift lift(space, unit);

@@ -63,15 +63,28 @@ class Page {
   }
   // Splitting: a tail becomes a folio of its own with `refs` references, locked or not; the head becomes order 0.
   void split_off(std::uint32_t refs, bool locked) noexcept {
-    flags_.store(locked ? kLocked : 0u, std::memory_order_relaxed);
+    const std::uint32_t kept = flags_.load(std::memory_order_relaxed) & ~kOwnFlags;
+    flags_.store(kept | (locked ? kLocked : 0u), std::memory_order_relaxed);
     refs_.store(refs, std::memory_order_release);
   }
   void become_order_0() noexcept { flags_.fetch_and(~(15u << kOrderShift), std::memory_order_acq_rel); }
 
+  // ---- 16 bits of the page's owner, about an allocated folio: its head's, kept until the folio is made anew ----
+  [[nodiscard]] std::uint16_t owner_bits() const noexcept {
+    return static_cast<std::uint16_t>(flags_.load(std::memory_order_acquire) >> kOwnerShift);
+  }
+  void set_owner_bits(std::uint16_t bits) noexcept {
+    std::uint32_t old = flags_.load(std::memory_order_relaxed);
+    while (!flags_.compare_exchange_weak(old, (old & kOwnFlags) | (std::uint32_t{bits} << kOwnerShift),
+                                         std::memory_order_acq_rel)) {
+    }
+  }
+
   // In a forked child: locks and references of the parent's threads are void. First every head is reset, then each slot
   // that maps the folio gives it its reference again.
   void reset_after_fork(unsigned order, std::uint32_t refs) noexcept {
-    flags_.store(order << kOrderShift, std::memory_order_relaxed);
+    const std::uint32_t kept = flags_.load(std::memory_order_relaxed) & ~kOwnFlags;
+    flags_.store(kept | (order << kOrderShift), std::memory_order_relaxed);
     refs_.store(refs, std::memory_order_relaxed);
   }
   void adopt_mapping() noexcept { refs_.fetch_add(1, std::memory_order_relaxed); }
@@ -86,6 +99,8 @@ class Page {
   static constexpr std::uint32_t kLocked = 1u << 0;
   static constexpr std::uint32_t kTail = 1u << 1;
   static constexpr unsigned kOrderShift = 4;
+  static constexpr unsigned kOwnerShift = 16;
+  static constexpr std::uint32_t kOwnFlags = (std::uint32_t{1} << kOwnerShift) - 1;
 
   std::atomic<std::uint32_t> refs_{0};
   std::atomic<std::uint32_t> flags_{0};

@@ -39,9 +39,9 @@ bool Adoption::is_under_pressure() const noexcept {
   return most != kNoLimit && core_.resident.value() + reserve_under(most) > most;
 }
 
-bool Adoption::scan() noexcept {
+bool Adoption::scan(bool thorough) noexcept {
   MutexLock hold(mutex_);
-  return scan_locked(Verify::kNew);
+  return scan_locked(thorough ? Verify::kEverything : Verify::kNew);
 }
 
 bool Adoption::scan_locked(Verify verify_what) noexcept {

@@ -17,8 +17,8 @@ class Adoption {
  public:
   explicit Adoption(PagerCore& core) noexcept : core_(core), next_(core.space.source()) {}
 
-  // Whether anything was new.
-  bool scan() noexcept;
+  // Whether anything was new. `thorough`: the flags of everything are asked for now, whatever it costs.
+  bool scan(bool thorough = false) noexcept;
   void recount() noexcept;
   // The program has just mapped `range`: has it watched before much of it is filled, without looking at anything else.
   // On any thread; never waits for a walk that is under way: false then, and for what a walk has to settle.

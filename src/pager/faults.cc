@@ -81,7 +81,8 @@ FaultResult Pager::migrate_to_ram(FaultContext& fault) noexcept {
   const PageIndex page = PageIndex::of(fault.address);
   // A window is a guess: it may take a sixteenth of the room there is, no more.
   const std::uint64_t most = std::min(core.config.fetch_window.raw(), core.limit() / 16);
-  const Streams::Window window = core.fetch_streams.touch(page, PageCount(most));
+  Streams::Window window = core.fetch_streams.touch(page, PageCount(most));
+  window.range = core.advice.shape(page, window.range, PageCount(most));
   count_verdict(core);
   if (window.sequential) {
     core.lone_faults = 0;

@@ -181,7 +181,12 @@ PageRange Fetch::next_window(PageRange range) noexcept {
   return {window.first, PageCount(1)};  // unmapped; a message about it is under way
 }
 
-Result<void> Fetch::all_of(PageRange range, int patience) noexcept {
+Result<void> Fetch::all_of(PageRange range, int patience, PageCount* home) noexcept {
+  const auto count = [this, home](const Outcome& outcome) {
+    core_.resident.add(outcome.home.raw());
+    core_.stats->pages_home.fetch_add(outcome.home.raw(), std::memory_order_relaxed);
+    if (home != nullptr) *home += outcome.home;
+  };
   Result<void> result{};
   int tries = patience;
   while (!range.empty()) {
@@ -190,8 +195,7 @@ Result<void> Fetch::all_of(PageRange range, int patience) noexcept {
     if (window.empty()) return result;
     range = PageRange::between(window.first, range.end());
     const Outcome outcome = run(window, Pfn(), PageIndex());
-    core_.resident.add(outcome.home.raw());
-    core_.stats->pages_home.fetch_add(outcome.home.raw(), std::memory_order_relaxed);
+    count(outcome);
     if (outcome.home.raw() != 0) {
       tries = patience;
       continue;
@@ -201,9 +205,7 @@ Result<void> Fetch::all_of(PageRange range, int patience) noexcept {
       result = std::unexpected(outcome.error);
       if (window.count.raw() > 1) {
         for (PageIndex at = window.first; at < window.end(); ++at) {
-          const Outcome single = run({at, PageCount(1)}, Pfn(), PageIndex());
-          core_.resident.add(single.home.raw());
-          core_.stats->pages_home.fetch_add(single.home.raw(), std::memory_order_relaxed);
+          count(run({at, PageCount(1)}, Pfn(), PageIndex()));
         }
       }
       range = PageRange::between(window.end(), range.end());

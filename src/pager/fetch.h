@@ -30,7 +30,7 @@ class Fetch {
   // for, `patience` times a twentieth of a millisecond without any progress. kBusy: that was not enough.
   static constexpr int kPatient = 20'000;  // an eviction of a whole lane takes some milliseconds
   static constexpr int kHurried = 20;      // on the fault thread, which may itself hold one of the pages
-  [[nodiscard]] Result<void> all_of(PageRange range, int patience) noexcept;
+  [[nodiscard]] Result<void> all_of(PageRange range, int patience, PageCount* home = nullptr) noexcept;
 
  private:
   [[nodiscard]] bool collect(PageRange range) noexcept;

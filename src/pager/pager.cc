@@ -77,7 +77,7 @@ Result<void> Pager::manage(PageRange range) noexcept {
     if (!change) return fail(Errc::kAgain, 0, "parked for a fork");
     if (!core_.managed.add(range)) return fail(Errc::kNoMemory, 0, "too many managed ranges");
   }
-  (void)scan_step();
+  (void)core_.adoption->scan(true);
   return {};
 }
 
@@ -166,7 +166,7 @@ PageCount Pager::evict(PageCount want) noexcept {
   return core_.evict_some(want, *lane, PagerCore::Effort::kBackground);
 }
 
-PageCount Pager::evict_range(PageRange range) noexcept {
+PageCount Pager::evict_range(PageRange range, EvictionNote* note) noexcept {
   LaneLease lane(core_, LaneLease::Who::kOther);
   PageCount gone;
   for (PageIndex at = range.first; at < range.end();) {
@@ -174,21 +174,32 @@ PageCount Pager::evict_range(PageRange range) noexcept {
     PageRange part = PageRange::between(at, std::min(unit_end, range.end()));
     at = part.end();
     GateSection section(core_.evictions);
-    if (!section) return gone;
+    if (!section) {
+      if (note != nullptr) note->parked = true;
+      return gone;
+    }
     {
       MutexLock hold(core_.mutex);
       const Region* region = core_.regions.find(part.first);
       if (region == nullptr || !region->may_evict()) continue;
       part = part.intersect(region->range);
+      at = part.end();  // what follows in the unit is another mapping
     }
-    gone += core_.evict_victim(part, *lane, PagerCore::Effort::kBackground).gone;
+    const EvictionOutcome outcome = core_.evict_victim(part, *lane, PagerCore::Effort::kBackground);
+    gone += outcome.gone;
+    if (note == nullptr) continue;
+    note->refused += outcome.refused;
+    if (outcome.refused.raw() != 0) note->refusal = outcome.refusal;
+    note->device_full = outcome.device_full;
+    if (outcome.device_full) return gone;
+    if (outcome.taken.raw() > outcome.gone.raw()) note->spared += outcome.taken - outcome.gone;
   }
   return gone;
 }
 
-Result<void> Pager::bring_home(PageRange range) noexcept {
+Result<void> Pager::bring_home(PageRange range, PageCount* home) noexcept {
   LaneLease lane(core_, LaneLease::Who::kOther);
-  return Fetch(core_, *lane).all_of(range, Fetch::kPatient);
+  return Fetch(core_, *lane).all_of(range, Fetch::kPatient, home);
 }
 
 Result<void> Pager::bring_all_home() noexcept {

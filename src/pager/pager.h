@@ -23,6 +23,7 @@
 #include "base/mutex.h"
 #include "migrate/address_space.h"
 #include "migrate/fault.h"
+#include "pager/advice.h"
 #include "pager/footprint.h"
 #include "pager/stats.h"
 #include "port/device.h"
@@ -41,11 +42,29 @@ struct PagerConfig {
   PageCount hole_window{512};      // most pages one fault fills with zeros
   PageCount smallest_mapping{16};  // smaller ones are counted but not managed
   bool adopt = true;               // false: nothing of the program is managed but what manage() names
+  bool watch_at_once = false;      // watch from the start, not only from half the limit on: for requests by address
   // False: stacks are left alone (a kernel access to memory that is away would fail: user-mode-only operation).
   bool stacks = true;
   PagerStats* stats = nullptr;           // where to count; null: a private place
   const Footprint* footprint = nullptr;  // null: what the memory source has handed out, less the device's contents
   EvictionPolicy* policy = nullptr;      // null: second chance. Outlives the pager
+};
+
+// Bits of one page for report(). Neither resident nor away nor moving: nothing has been written there yet.
+struct PageReport {
+  static constexpr std::uint32_t kMapped = 1u << 0, kReadable = 1u << 1, kWritable = 1u << 2, kResident = 1u << 3,
+                                 kAway = 1u << 4, kMoving = 1u << 5, kHuge = 1u << 6, kZeroPage = 1u << 7,
+                                 kPinned = 1u << 8,
+                                 kManaged = 1u << 9;  // may leave
+};
+
+// Why pages of an evict_range() are still where they were.
+struct EvictionNote {
+  PageCount refused;          // the kernel would not give them: pinned by a device, shared after a fork
+  PageCount spared;           // pinned, or needed at a fork
+  Errc refusal = Errc::kBusy;  // of the last refused one
+  bool device_full = false;   // or it failed: the rest was not tried
+  bool parked = false;        // a fork is under way: the rest was not tried
 };
 
 class Pager final : public PageMapOps, public HolePolicy, public SpaceObserver {
@@ -62,6 +81,13 @@ class Pager final : public PageMapOps, public HolePolicy, public SpaceObserver {
   bool exclude(PageRange range) noexcept;
   // Managed from now on, whatever `adopt` says, as far as it is private, anonymous and writable.
   [[nodiscard]] Result<void> manage(PageRange range) noexcept;
+  // The opposite, for exactly a range that was managed: what is away comes home, its pins and advice are forgotten, and the
+  // kernel has it again. kNotFound; kDeviceIo, ...: a page could not be loaded, all stays managed.
+  [[nodiscard]] Result<void> unmanage(PageRange range) noexcept;
+  // How the program is going to touch the range. kNoMemory: too many ranges.
+  [[nodiscard]] Result<void> advise(PageRange range, AccessPattern pattern) noexcept;
+  // The range has no use soon: it is the first to go when room is needed.
+  [[nodiscard]] Result<void> make_cold(PageRange range) noexcept;
   // Pages that may not leave; each pin() of a range is undone by one unpin() of the same range. pin() does not bring
   // home what is away: call bring_home() after it. Touches of holes are still served.
   [[nodiscard]] Result<void> pin(PageRange range) noexcept;
@@ -89,9 +115,16 @@ class Pager final : public PageMapOps, public HolePolicy, public SpaceObserver {
   // Moves about `want` pages to the device; returns how many went.
   PageCount evict(PageCount want) noexcept;
   // Moves these pages to the device, as far as they can go (advice, tests).
-  PageCount evict_range(PageRange range) noexcept;
+  PageCount evict_range(PageRange range, EvictionNote* note = nullptr) noexcept;
   // Brings home what of the range is away. kDeviceIo, kCorrupt, ...: some pages could not be loaded and stay.
-  [[nodiscard]] Result<void> bring_home(PageRange range) noexcept;
+  // `home`: how many came.
+  [[nodiscard]] Result<void> bring_home(PageRange range, PageCount* home = nullptr) noexcept;
+  // The program's discard of the range has returned: what is written there from now on may leave at once.
+  void note_discarded(PageRange range) noexcept;
+  // Pages of the range that are on the device.
+  [[nodiscard]] PageCount away_in(PageRange range) noexcept;
+  // PageReport bits for each page of the range, as far as `out` reaches.
+  void report(PageRange range, std::span<std::uint32_t> out) noexcept;
   // Everything, whatever the limits. Nothing is evicted any more afterwards.
   [[nodiscard]] Result<void> bring_all_home() noexcept;
 

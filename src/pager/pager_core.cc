@@ -56,7 +56,9 @@ PagerCore::PagerCore(AddressSpace& space_in, Device& device_in, const PagerConfi
       arrivals(space_in.source(), kRememberedArrivals),
       copies(space_in.source(), room_for_copies(config_in)),
       fetch_streams(Streams::Ladder{{1, 8, 16, 64}}),
-      hole_streams(Streams::Ladder{{1, 8, 64, 512}}) {}
+      hole_streams(Streams::Ladder{{1, 8, 64, 512}}) {
+  armed.store(config_in.watch_at_once, std::memory_order_relaxed);
+}
 
 PagerCore::~PagerCore() {
   MemorySource& source = space.source();
@@ -109,6 +111,7 @@ void PagerCore::reset_in_child(PagerStats* stats_of_child) noexcept {
   wake.reset_after_fork();
   if (stats_of_child != nullptr) stats = stats_of_child;
   adoption->reset_in_child();
+  advice.reset_after_fork();
   {
     MutexLock hold(mutex);
     regions.clear();
@@ -128,7 +131,7 @@ void PagerCore::reset_in_child(PagerStats* stats_of_child) noexcept {
   fetch_streams.reset();
   hole_streams.reset();
   // Nothing is watched but what is away; the first steps count anew and decide whether more has to be.
-  armed.store(false, std::memory_order_relaxed);
+  armed.store(config.watch_at_once, std::memory_order_relaxed);
   urgent.store(true, std::memory_order_relaxed);
   events_lost.store(false, std::memory_order_relaxed);
   background_sleeps.store(false, std::memory_order_relaxed);

@@ -10,6 +10,7 @@
 #include "base/memory_source.h"
 #include "base/mutex.h"
 #include "migrate/address_space.h"
+#include "pager/advice.h"
 #include "pager/arrivals.h"
 #include "pager/budget.h"
 #include "pager/eviction_policy.h"
@@ -38,6 +39,15 @@ class RangeList {
     if (size_ == kRoom) return false;
     ranges_[size_++] = range;
     return true;
+  }
+  // False: no such member.
+  bool remove(PageRange range) noexcept {
+    for (std::size_t i = 0; i < size_; ++i) {
+      if (ranges_[i] != range) continue;
+      ranges_[i] = ranges_[--size_];
+      return true;
+    }
+    return false;
   }
   void clear() noexcept { size_ = 0; }
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
@@ -172,6 +182,7 @@ class PagerCore {
   std::int64_t next_evict = 0;
 
   Sharing sharing{*this};
+  Advice advice;
 
   // What a forked child relies on: closed, in this order, before a fork.
   ParkGate evictions;  // around each victim, from the choice to the end of its migration

@@ -3,14 +3,13 @@
 // It exports the calls by which programs change their rights (identity_calls.cc) and __register_atfork, through which every pthread_atfork() in the process comes: so our handlers are
 // registered before anybody else's, which makes our prepare handler the last and our child handler the first to run.
 #include <dlfcn.h>
-#include <link.h>
 
 #include <cstring>
 #include <new>
-#include <string_view>
 
 #include "preload/libc_walk.h"
 #include "preload/program_engine.h"
+#include "runtime/relied_on.h"
 
 extern "C" {
 using AtforkHandler = void (*)();
@@ -56,33 +55,6 @@ RegisterAtfork libc_register_atfork() {
   return g_register_atfork;
 }
 
-bool is_relied_on(const dl_phdr_info& object) {
-  const auto own = reinterpret_cast<std::uintptr_t>(&g_storage);
-  for (int i = 0; i < object.dlpi_phnum; ++i) {
-    const ElfW(Phdr)& segment = object.dlpi_phdr[i];
-    if (segment.p_type != PT_LOAD) continue;
-    const std::uintptr_t from = object.dlpi_addr + segment.p_vaddr;
-    if (from <= own && own - from < segment.p_memsz) return true;
-  }
-  const std::string_view path = object.dlpi_name != nullptr ? object.dlpi_name : "";
-  const std::string_view name = path.substr(path.rfind('/') == path.npos ? 0 : path.rfind('/') + 1);
-  return name.starts_with("libc.so") || name.starts_with("libc-") || name.starts_with("ld-linux") ||
-         name.starts_with("libpthread");
-}
-
-// Data of this library, of libc and of the loader: engine threads use it, so it must never be away. By address, since
-// its anonymous part can merge with neighbours in the process's map.
-int forbid_data(dl_phdr_info* object, std::size_t, void*) {
-  if (!is_relied_on(*object)) return 0;
-  for (int i = 0; i < object->dlpi_phnum; ++i) {
-    const ElfW(Phdr)& segment = object->dlpi_phdr[i];
-    if (segment.p_type != PT_LOAD || (segment.p_flags & PF_W) == 0) continue;
-    const std::uintptr_t from = object->dlpi_addr + segment.p_vaddr;
-    g_engine->forbid(PageRange::touching(VirtualAddress(from), VirtualAddress(from + segment.p_memsz)));
-  }
-  return 0;
-}
-
 // The environment comes as an argument: getenv() is not ready yet when constructors of this kind run.
 __attribute__((constructor)) void start(int, char**, char** environment) {
   const Settings settings = Settings::from_environment(environment);
@@ -91,7 +63,7 @@ __attribute__((constructor)) void start(int, char**, char** environment) {
   prepare_libc_walk();
   (void)libc_raw_fork();  // it may be called from signal handlers
   g_engine = ::new (static_cast<void*>(g_storage)) Engine();
-  dl_iterate_phdr(forbid_data, nullptr);
+  for_each_relied_on([](void* engine, PageRange range) { static_cast<Engine*>(engine)->forbid(range); }, g_engine);
   if (!g_engine->start(settings)) g_engine = nullptr;
 }
 

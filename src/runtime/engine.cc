@@ -23,9 +23,6 @@ constexpr std::uint64_t kStackBytes = std::uint64_t{4} << 20;
 constexpr std::int64_t kGrowthLook = 2 * kMillisecond;
 constexpr std::int64_t kPublishAgain = 20 * kMillisecond;
 
-// Where counters go when there is no statistics file, or no room in it.
-StatsSlot g_private_slot;
-
 // For what a CHECK says on threads that have no standard error.
 StatsFile g_check_file;
 
@@ -53,11 +50,13 @@ Result<void> Engine::start(const Settings& settings) noexcept {
   // Addresses in plenty only when they are needed: they count against a limit that the program may set on itself.
   const Result<void> memory = stacks_.open({.bytes = kStackBytes});
   if (!memory) return memory;
-  threads_ = make_from<RawEngineThreads>(stacks_, stacks_, EngineThreadOptions{});
-  if (threads_ == nullptr) return fail(Errc::kNoMemory, 0, "engine threads");
+  if (!make_threads()) return fail(Errc::kNoMemory, 0, "engine threads");
   phase_.store(Phase::kWaiting, std::memory_order_release);
   const Result<int> thread = threads_->start_first(&Engine::background_entry, this);
-  if (thread) return {};
+  if (thread) {
+    background_thread_ = *thread;
+    return {};
+  }
   phase_.store(Phase::kOff, std::memory_order_release);
   slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
   say("no thread could be started; this process runs without a budget");
@@ -65,7 +64,7 @@ Result<void> Engine::start(const Settings& settings) noexcept {
 }
 
 void Engine::open_slot() noexcept {
-  slot_ = &g_private_slot;
+  slot_ = &own_slot_;
   if (!file_) return;
   StatsSlot* slot = file_.claim(static_cast<std::uint32_t>(sys::getpid()), static_cast<std::uint32_t>(sys::getppid()),
                                 clock_.now_ns());
@@ -84,10 +83,15 @@ void Engine::say(const char* text, const char* detail, const char* more) const n
   }
   line[used] = 0;
   if (file_) file_.post(static_cast<std::uint32_t>(sys::getpid()), line);
+  if (settings_.whole_process) return;
+  MutexLock hold(said_mutex_);
+  std::copy_n(line, sizeof said_, said_);
+  ++said_count_;
 }
 
 std::uint64_t Engine::start_threshold() const noexcept {
   const std::uint64_t none = ~std::uint64_t{0};
+  if (!settings_.whole_process) return 0;
   return std::min(settings_.ram_bytes != 0 ? settings_.ram_bytes : none,
                   settings_.total_bytes != 0 ? settings_.total_bytes : none) / 2;
 }
@@ -98,7 +102,7 @@ void Engine::background() noexcept {
   note_own_identity();
   sys::be_preferred();  // a limiter that waits behind what it limits finds the budget exceeded
   if (!gauge_.open()) {
-    phase_.store(Phase::kOff, std::memory_order_release);
+    give_up({Errc::kNotPermitted, 0, "/proc is not readable"});
     slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
     say("/proc is not readable here; this process runs without a budget");
     return;
@@ -146,8 +150,7 @@ bool Engine::wait_for_need() noexcept {
     const Result<void> up = bring_up();
     identity_event_.advance();
     if (up) return true;
-    phase_.store(Phase::kOff, std::memory_order_release);
-    identity_event_.advance();
+    give_up(up.error());
     slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
     const char* const where = up.error().where;
     say("this process runs without a budget: ", where != nullptr && *where != 0 ? where : errc_name(up.error().code));
@@ -171,7 +174,12 @@ void Engine::work() noexcept {
     follow_identity();
     stay_with_the_faulter();
     look_for_growth();
-    std::int64_t pause = pager_->background_step();
+    if (stopping_.load(std::memory_order_acquire) != Stop::kNo) {
+      if (stopping_.load(std::memory_order_acquire) == Stop::kAsked) continue;  // for some instructions
+      if (take_apart()) return;
+    }
+    const std::int64_t hints_pause = carry_out_hints();
+    std::int64_t pause = std::min(pager_->background_step(), hints_pause);
     const std::int64_t now = clock_.now_ns();
     if (pause > 0 || published + kPublishAgain <= now) {
       published = now;
@@ -179,7 +187,9 @@ void Engine::work() noexcept {
       tell_notices();
     }
     while (pause > 0) {
-      const std::int64_t slice = std::min(pause, kGrowthLook);
+      // A session knows its mappings; it looks up only to stay with a program that faults.
+      const bool often = settings_.whole_process || beside_.processor() >= 0;
+      const std::int64_t slice = often ? std::min(pause, kGrowthLook) : pause;
       pager_->wake_event().wait(seen, slice);
       if (pager_->wake_event().value() != seen) break;
       pause -= slice;
@@ -193,7 +203,7 @@ void Engine::work() noexcept {
 // A new or larger mapping: have it watched before much of it has been filled.
 void Engine::look_for_growth() noexcept {
   const std::int64_t time = clock_.now_ns();
-  if (time < next_growth_look_) return;
+  if (!settings_.whole_process || time < next_growth_look_) return;
   const Result<MemoryGauge::Reading> now = gauge_.read();
   if (now && now->mapped_bytes > mapped_) (void)pager_->scan_step();
   if (now) mapped_ = now->mapped_bytes;

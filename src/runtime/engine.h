@@ -9,10 +9,13 @@
 //      before any of its memory is touched. A child with nothing away starts again at 1, with its pieces asleep.
 //   4. Nothing at exit: the kernel takes everything at once.
 //
+// A session (engine_session.cc) is an engine that a program uses knowingly: it comes up at once, manages only memory that is
+// named to it through hints(), can be stopped, and there may be several in one process.
+//
 // Threads. start() and the fork calls come from threads of the program, everything else happens on two engine threads.
 // Program threads take no engine lock: they may fault while they hold it. They wait on counters only.
 //
-// One object per process, in static memory that the pager leaves alone, never destroyed.
+// In memory that the pager leaves alone; destroyed after stop() only.
 #pragma once
 
 #include <atomic>
@@ -25,7 +28,7 @@
 #include "linux/mapping_news.h"
 #include "linux/clock.h"
 #include "linux/identity.h"
-#include "linux/raw_engine_threads.h"
+#include "linux/engine_threads.h"
 #include "linux/reservation.h"
 #include "linux/userfault_mmu.h"
 #include "migrate/fault.h"
@@ -33,6 +36,7 @@
 #include "pager/pager.h"
 #include "pager/park_gate.h"
 #include "port/device.h"
+#include "runtime/hint_queue.h"
 #include "runtime/memory_gauge.h"
 #include "runtime/settings.h"
 #include "runtime/stats_file.h"
@@ -51,6 +55,21 @@ class Engine final : private Footprint {
 
   // Once. An error leaves the process as it is, unmanaged.
   [[nodiscard]] Result<void> start(const Settings& settings) noexcept;
+
+  // ---- sessions: settings.whole_process is false ----
+  // start() and waits until the engine is up. An error leaves nothing behind but the object; last_said() may tell more.
+  [[nodiscard]] Result<void> start_session(const Settings& settings) noexcept;
+  // Everything comes home, the threads end, the engine's memory is given back. kDeviceIo, ...: something could not be
+  // loaded; the engine goes on serving it, but nothing leaves any more. kGone: it has ended by itself, in a forked child; its
+  // memory stays as it is, and so must this object. With no thread inside.
+  [[nodiscard]] Result<void> stop() noexcept;
+  [[nodiscard]] HintQueue& hints() noexcept { return *hints_; }
+  [[nodiscard]] Pager& pager() noexcept { return *pager_; }
+  [[nodiscard]] DeviceStats device_stats() const noexcept { return device_->stats(); }
+  [[nodiscard]] const char* device_name() const noexcept { return device_->traits().name; }
+  [[nodiscard]] const StatsSlot& statistics() const noexcept { return *slot_; }
+  // The last message for people, and how many there have been.
+  [[nodiscard]] std::uint32_t last_said(char (&text)[248]) noexcept EXCLUDES(said_mutex_);
 
   // Around fork(), on the forking thread. After prepare_fork() nothing leaves RAM until one of the others is called;
   // faults are served all the time.
@@ -86,7 +105,7 @@ class Engine final : private Footprint {
   void publish() noexcept;
   void tell_notices() noexcept;
   void say_cause(std::span<char> to) const noexcept;
-  void say(const char* text, const char* detail = "", const char* more = "") const noexcept;
+  void say(const char* text, const char* detail = "", const char* more = "") const noexcept EXCLUDES(said_mutex_);
   void open_slot() noexcept;
   [[nodiscard]] std::uint64_t start_threshold() const noexcept;
 
@@ -98,6 +117,14 @@ class Engine final : private Footprint {
   [[nodiscard]] Result<void> start_fault_thread() noexcept;
   static void fault_entry(void* self) noexcept;
   void hear_of_mappings() noexcept;
+
+  // ---- sessions (engine_session.cc) ----
+  [[nodiscard]] bool make_threads() noexcept;
+  void give_up(const Error& error) noexcept;
+  [[nodiscard]] std::int64_t carry_out_hints() noexcept;
+  [[nodiscard]] bool take_apart() noexcept;
+  void close_memory() noexcept;
+
   [[nodiscard]] std::uint64_t own_bytes() const noexcept override;
 
   // ---- rights (engine_identity.cc) ----
@@ -118,6 +145,7 @@ class Engine final : private Footprint {
   Settings settings_;
   StatsFile file_;
   StatsSlot* slot_ = nullptr;  // never null once started
+  StatsSlot own_slot_;         // where counters go when there is no statistics file, or no room in it
   PageRange forbidden_[kMostForbidden] = {};
   std::size_t forbidden_count_ = 0;
 
@@ -128,7 +156,8 @@ class Engine final : private Footprint {
   MemoryGauge gauge_;
   std::uint64_t mapped_ = 0;  // bytes of address space at the last look
   std::int64_t next_growth_look_ = 0;
-  RawEngineThreads* threads_ = nullptr;
+  EngineThreads* threads_ = nullptr;
+  int background_thread_ = -1, fault_thread_ = -1;  // numbers
 
   std::atomic<Phase> phase_{Phase::kOff};
   ParkGate bring_up_gate_;    // a fork does not fall into the middle of bring_up()
@@ -143,6 +172,7 @@ class Engine final : private Footprint {
   BesideFaulter beside_{clock_};
   MappingNews news_;  // the fault thread's, once it runs
   FollowsFaulter follows_;  // of the background thread
+  HintQueue* hints_ = nullptr;  // sessions only
   bool asleep_ = false;  // in a child: the pieces are inherited, but not yet taken over
 
   // Rights. The background thread writes the identity while the fault thread has taken on the last one.
@@ -154,6 +184,16 @@ class Engine final : private Footprint {
   std::atomic<bool> rights_now_{false};    // bring up before they are gone
   std::int64_t next_identity_look_ = 0;
   Event identity_event_;
+
+  // Of a session.
+  Error given_up_{};  // why it is off
+  enum class Stop : std::uint32_t { kNo, kAsked, kGo };  // asked: the asker may still be looking for whom to wake
+  std::atomic<Stop> stopping_{Stop::kNo};
+  std::atomic<bool> faults_stopping_{false};
+  std::atomic<bool> stop_failed_{false};
+  mutable Mutex said_mutex_;
+  mutable char said_[248] GUARDED_BY(said_mutex_) = {};
+  mutable std::uint32_t said_count_ GUARDED_BY(said_mutex_) = 0;
 
   // In a child.
   bool take_over_now_ = false;

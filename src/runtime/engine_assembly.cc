@@ -71,9 +71,17 @@ Result<void> Engine::make_pager() noexcept {
   config.total_bytes = settings_.total_bytes;
   config.stats = &slot_->pager;
   config.footprint = this;
+  if (!settings_.whole_process) {
+    config.adopt = false;
+    config.watch_at_once = true;
+    config.smallest_mapping = PageCount(1);
+    hints_ = make_from<HintQueue>(tables_);
+    if (hints_ == nullptr) return fail(Errc::kNoMemory, 0, "orders of the program");
+  }
   const Result<Pager*> pager = Pager::create(*space_, *device_, config);
   if (!pager) return std::unexpected(pager.error());
   pager_ = *pager;
+  if (hints_ != nullptr) hints_->wakes(&pager_->wake_event());
   bool room = pager_->exclude(stacks_.range()) && pager_->exclude(tables_.range()) && pager_->exclude(store_.range()) && pager_->exclude(mmu_->window_range());
   for (std::size_t i = 0; i < forbidden_count_; ++i) room = room && pager_->exclude(forbidden_[i]);
   if (!room) return fail(Errc::kNoMemory, 0, "excluded ranges");
@@ -86,9 +94,10 @@ Result<void> Engine::start_fault_thread() noexcept {
   // It starts with the rights of this thread.
   identity_on_fault_thread_.store(identity_number_.load(std::memory_order_relaxed), std::memory_order_relaxed);
   // Not permitted, or too many threads for it: new mappings are found by looking then.
-  if (news_.open()) mmu_->wait_also_for(news_.descriptor());
+  if (settings_.whole_process && news_.open()) mmu_->wait_also_for(news_.descriptor());
   const Result<int> thread = threads_->start_another(&Engine::fault_entry, this);
   if (!thread) return std::unexpected(thread.error());
+  fault_thread_ = *thread;
   return {};
 }
 
@@ -98,6 +107,7 @@ void Engine::fault_entry(void* self) noexcept {
   engine->faults_->set_placement(&engine->beside_);
   for (;;) {
     (void)engine->mmu_->wait_for_message(-1);
+    if (engine->faults_stopping_.load(std::memory_order_acquire)) return;
     engine->follow_identity_on_fault_thread();
     if (engine->news_.any()) engine->hear_of_mappings();
     (void)engine->faults_->run_once();

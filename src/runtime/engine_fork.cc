@@ -41,6 +41,8 @@ void Engine::after_fork_in_child() noexcept {
   nudge_.reset_after_fork();
   child_event_.reset_after_fork();
   reset_identity_in_child();
+  said_mutex_.reset_after_fork();
+  if (hints_ != nullptr) hints_->reset_in_child();
   gauge_.forget();
   threads_->forget_after_fork();
   open_slot();
@@ -60,8 +62,9 @@ void Engine::after_fork_in_child() noexcept {
   const bool has_device = static_cast<bool>(device_);
   if (has_device) threads_->keep_also(device_->carried());
   const Result<int> thread = threads_->start_first(&Engine::background_entry, this);
+  background_thread_ = thread ? *thread : -1;
   if (!thread) {
-    phase_.store(Phase::kOff, std::memory_order_release);
+    give_up(thread.error());
     slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
     if (must_wait) go_on_unmanaged_or_stop(bring_home_by_hand());
   } else if (must_wait) {
@@ -96,7 +99,7 @@ void Engine::wait_for_take_over() noexcept {
 // A child that may not use userfaultfd, for instance because the program gave up its rights: its memory is ordinary
 // memory, and it has one thread that touches it. So everything is simply written back where it belongs.
 Engine::ChildResult Engine::bring_home_by_hand() noexcept {
-  phase_.store(Phase::kOff, std::memory_order_release);
+  give_up({Errc::kNotPermitted, 0, "userfaultfd in a forked child"});
   slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
   auto* buffer = static_cast<std::byte*>(tables_.take(kPageSize));
   if (buffer == nullptr) return ChildResult::kNoUserfault;

@@ -22,6 +22,8 @@ inline constexpr const char* kEnvStats = "WHIMBREL_STATS";
 struct Settings {
   std::uint64_t ram_bytes = 0;
   std::uint64_t total_bytes = 0;
+  // False: only what the program names is managed, from the start on; for programs that use the engine knowingly.
+  bool whole_process = true;
   char device[1280] = {};
   char stats[512] = {};
 
