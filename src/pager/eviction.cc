@@ -134,6 +134,7 @@ void Eviction::find_unchanged(std::size_t from, std::size_t end) noexcept {
     }
   }
   if (!any) return;
+  core_.note_copies();
   std::uint64_t unchanged = 0, changed = 0;
   for (std::size_t i = from; i < end; ++i) {
     if (!is_storable(i)) continue;

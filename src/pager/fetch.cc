@@ -143,6 +143,7 @@ void Fetch::keep_copies() noexcept {
     }
   }
   kept_ = true;
+  core_.note_copies();
   while (n != 0) core_.space.put_page(given_up[--n]);
 }
 

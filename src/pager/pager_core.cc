@@ -167,9 +167,11 @@ bool PagerCore::drop_copies(bool all) noexcept {
       if (!change) return any;
       if (all && first) copies.drop_all();
       n = copies.take_dropped(pfns);
-      stats->kept_copies.store(copies.size(), std::memory_order_relaxed);
     }
-    if (n == 0) return any;
+    if (n == 0) {
+      if (any) note_copies();
+      return any;
+    }
     any = true;
     for (std::size_t i = 0; i < n; ++i) space.put_page(pfns[i]);
   }
@@ -226,6 +228,11 @@ void PagerCore::refresh_limit() noexcept {
   const std::uint64_t total = in.resident_pages * kPageSize + in.store_bytes + in.staging_bytes + in.own_bytes;
   stats->total_bytes.store(total, std::memory_order_relaxed);
   raise_peak(stats->peak_total_bytes, total);
+}
+
+void PagerCore::note_copies() noexcept {
+  MutexLock hold(mutex);
+  stats->kept_copies.store(copies.size(), std::memory_order_relaxed);
 }
 
 void PagerCore::note_resident() noexcept {

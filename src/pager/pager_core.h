@@ -117,6 +117,7 @@ class PagerCore {
   // Splits the budget anew from what the device and the engine hold now.
   void refresh_limit() noexcept;
   void note_resident() noexcept;
+  void note_copies() noexcept;
   // Bounded work to get `pages` more in under the limit. On the thread that owns `lane`.
   void make_room(std::uint64_t pages, Lane& lane) noexcept;
   // A fault of a program that touches pages here and there, and goes on on the processor of the fault thread. Its victims
