@@ -110,6 +110,7 @@ std::string to_json(const Summary& s) {
   out["max_rss_bytes"] = static_cast<std::uint64_t>(s.end.usage.ru_maxrss) * 1024;
   out["pages_out"] = n.pages_out;
   out["pages_home"] = n.pages_home;
+  out["unchanged_out"] = t.pager.unchanged_out.load();
   out["faults"] = n.faults;
   out["zero_faults"] = n.holes;
   out["wait_ns"] = n.wait_ns;

@@ -69,7 +69,7 @@ TEST(Summary, JsonHasThePromisedKeysOnOneLine) {
   const std::string text = to_json(s);
   EXPECT_EQ(text.find('\n'), text.size() - 1);
   const auto json = nlohmann::json::parse(text);
-  for (const char* key : {"peak_resident_bytes", "peak_total_bytes", "pages_out", "pages_home", "faults", "zero_faults",
+  for (const char* key : {"peak_resident_bytes", "peak_total_bytes", "pages_out", "unchanged_out", "pages_home", "faults", "zero_faults",
                           "stored_bytes", "compression_ratio", "wait_ns", "ram_limit_bytes", "total_limit_bytes", "device",
                           "exit_status", "signal", "processes"}) {
     EXPECT_TRUE(json.contains(key)) << key;

@@ -30,7 +30,7 @@
 #include "base/mutex.h"
 #include "devices/allowance.h"
 #include "devices/chunk_segment.h"
-#include "devices/zeroed_table.h"
+#include "base/zeroed_table.h"
 
 namespace whimbrel {
 

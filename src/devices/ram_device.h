@@ -12,7 +12,7 @@
 #include "base/mutex.h"
 #include "devices/fork_gate.h"
 #include "devices/unit_mask.h"
-#include "devices/zeroed_table.h"
+#include "base/zeroed_table.h"
 #include "port/device.h"
 
 namespace whimbrel {

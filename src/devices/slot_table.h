@@ -26,7 +26,7 @@
 #include "base/mutex.h"
 #include "devices/allowance.h"
 #include "devices/fork_gate.h"
-#include "devices/zeroed_table.h"
+#include "base/zeroed_table.h"
 #include "port/device.h"
 
 namespace whimbrel {

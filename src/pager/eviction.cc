@@ -59,8 +59,9 @@ std::size_t Eviction::store_from(std::size_t from) noexcept {
   const std::size_t end = read_out(from);
   spare_control_blocks(from, end);
   spare_pinned(from, end);
+  find_unchanged(from, end);
   reserve(from, end);
-  lane_.transfer(core_.device);
+  store();
   assign_destinations();
   return end;
 }
@@ -119,6 +120,47 @@ void Eviction::spare_pinned(std::size_t from, std::size_t end) noexcept {
   }
 }
 
+void Eviction::find_unchanged(std::size_t from, std::size_t end) noexcept {
+  bool any = false;
+  {
+    const GateSection change(core_.tables);  // as in keep_home(): it cannot be closed
+    MutexLock hold(core_.mutex);
+    if (!change || core_.copies.size() == 0) return;
+    for (std::size_t i = from; i < end; ++i) {
+      if (!is_storable(i)) continue;
+      KeptCopy& copy = lane_.copies[lane_.in_buffer[i]];
+      copy = core_.copies.take(first_ + PageCount(i));
+      any = any || copy;
+    }
+  }
+  if (!any) return;
+  core_.note_copies();
+  std::uint64_t unchanged = 0, changed = 0;
+  for (std::size_t i = from; i < end; ++i) {
+    if (!is_storable(i)) continue;
+    const KeptCopy& copy = lane_.copies[lane_.in_buffer[i]];
+    if (!copy) continue;
+    if (is_unchanged(i, copy)) {
+      lane_.clean.set(i);
+      lane_.dst[i] = MigrateWord::of(copy.pfn);
+      ++unchanged;
+    } else {
+      core_.space.put_page(copy.pfn);
+      ++changed;
+    }
+  }
+  core_.stats->unchanged_out.fetch_add(unchanged, std::memory_order_relaxed);
+  MutexLock hold(core_.mutex);
+  for (; changed != 0; --changed) core_.copies.judge(true);
+  for (; unchanged != 0; --unchanged) core_.copies.judge(false);
+}
+
+// With its page locked, as a fresh destination would be. The lock is taken where the fault that brought the page home is
+// just ending.
+bool Eviction::is_unchanged(std::size_t i, const KeptCopy& copy) const noexcept {
+  return core_.digest(bytes(i)) == copy.digest && core_.map->find(copy.pfn)->try_lock();
+}
+
 std::size_t Eviction::unit_length(std::size_t i, std::size_t end) const noexcept {
   // Neighbours in the program, which the buffer keeps side by side.
   std::size_t n = 1;
@@ -133,7 +175,10 @@ void Eviction::reserve(std::size_t from, std::size_t end) noexcept {
       continue;
     }
     const std::size_t n = unit_length(i, end);
-    const Result<DeviceSlot> slot = core_.device.reserve(static_cast<std::uint32_t>(n));
+    Result<DeviceSlot> slot = core_.device.reserve(static_cast<std::uint32_t>(n));
+    if (!slot && slot.error().code != Errc::kGone && core_.drop_copies(true)) {
+      slot = core_.device.reserve(static_cast<std::uint32_t>(n));
+    }
     if (!slot) {
       outcome_.device_full = true;
       core_.stats->device_full.fetch_add(1, std::memory_order_relaxed);
@@ -144,6 +189,19 @@ void Eviction::reserve(std::size_t from, std::size_t end) noexcept {
     lane_.ops[lane_.op_count++] = {
         DeviceOp::Kind::kStore, *slot, static_cast<std::uint32_t>(n), bytes(i), {}};
     i += n;
+  }
+}
+
+void Eviction::store() noexcept {
+  lane_.transfer(core_.device);
+  const auto is_full = [](const DeviceOp& op) { return !op.result && op.result.error().code == Errc::kDeviceFull; };
+  const std::span<DeviceOp> ops(lane_.ops.data(), lane_.op_count);
+  if (std::none_of(ops.begin(), ops.end(), is_full) || !core_.drop_copies(true)) return;
+  for (DeviceOp& op : ops) {
+    if (!is_full(op)) continue;
+    DeviceBatch again{std::span(&op, 1)};
+    core_.device.submit(again);
+    core_.device.wait(again);
   }
 }
 

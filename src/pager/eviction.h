@@ -29,12 +29,17 @@ class Eviction {
   void spare_control_blocks(std::size_t from, std::size_t end) noexcept;
   void keep_home(PageRange home) noexcept;
   void spare_pinned(std::size_t from, std::size_t end) noexcept;
+  // Marks the pages whose copy on the device still stands for them, and gives them that as their destination.
+  void find_unchanged(std::size_t from, std::size_t end) noexcept;
+  [[nodiscard]] bool is_unchanged(std::size_t i, const KeptCopy& copy) const noexcept;
   void reserve(std::size_t from, std::size_t end) noexcept;
+  // Stores what has been reserved; where the device is full, once more without the copies it can do without.
+  void store() noexcept;
   // How many entries from i on can be stored as one unit.
   [[nodiscard]] std::size_t unit_length(std::size_t i, std::size_t end) const noexcept;
   [[nodiscard]] std::byte* bytes(std::size_t i) const noexcept { return lane_.buffer + lane_.in_buffer[i] * kPageSize; }
   [[nodiscard]] bool is_storable(std::size_t i) const noexcept {
-    return lane_.frames[i] != Pfn() && !lane_.keep.test(i);
+    return lane_.frames[i] != Pfn() && !lane_.keep.test(i) && !lane_.clean.test(i);
   }
   void assign_destinations() noexcept;
   void count_gone() noexcept;

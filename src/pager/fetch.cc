@@ -22,11 +22,13 @@ Fetch::Outcome Fetch::run(PageRange range, Pfn fault_page, PageIndex fault_at) n
   give_up_failed_loads();
   migrate_vma_pages(core_.space, args_);
   for (std::size_t i = 0; i < args_.npages; ++i) {
-    if (!lane_.src[i].valid() || !lane_.src[i].migrating() || !lane_.dst[i].valid()) continue;
+    if (!came_home(i)) continue;
     outcome_.home += PageCount(1);
     if (i == fault_entry_) outcome_.fault_home = true;
   }
+  keep_copies();
   migrate_vma_finalize(core_.space, args_);
+  forget_copies_of_those_still_away();
   return outcome_;
 }
 
@@ -115,6 +117,48 @@ void Fetch::give_up_failed_loads() noexcept {
     outcome_.failed += PageCount(op.pages);
     core_.stats->load_errors.fetch_add(1, std::memory_order_relaxed);
     core_.raise(Pager::Notice::kLoadError);
+  }
+}
+
+void Fetch::keep_copies() noexcept {
+  kept_ = false;
+  if (outcome_.home.raw() == 0 || core_.stopped.load(std::memory_order_relaxed)) return;
+  {
+    MutexLock hold(core_.mutex);
+    if (!core_.copies.pays()) return;
+  }
+  Pfn given_up[Lane::kPages];
+  std::size_t n = 0;
+  {
+    const GateSection change(core_.tables);
+    if (!change) return;
+    for (std::size_t i = 0; i < args_.npages; ++i) {
+      if (!came_home(i)) continue;
+      const PageDigest digest = core_.digest(core_.space.bytes(lane_.frames[i]));
+      const Pfn pfn = lane_.src[i].pfn();
+      core_.map->find(pfn)->get();
+      MutexLock hold(core_.mutex);
+      given_up[n] = core_.copies.keep(first_ + PageCount(i), pfn, digest);
+      if (given_up[n] != Pfn()) ++n;
+    }
+  }
+  kept_ = true;
+  core_.note_copies();
+  while (n != 0) core_.space.put_page(given_up[--n]);
+}
+
+void Fetch::forget_copies_of_those_still_away() noexcept {
+  if (!kept_) return;
+  for (std::size_t i = 0; i < args_.npages; ++i) {
+    if (!came_home(i) || !core_.map->find(lane_.src[i].pfn())->is_mapped()) continue;
+    // Rare: no memory to put it into the program. Or it has left again already, and its copy with it.
+    KeptCopy copy;
+    {
+      const GateSection change(core_.tables);
+      MutexLock hold(core_.mutex);
+      if (change) copy = core_.copies.take(first_ + PageCount(i));
+    }
+    if (copy) core_.space.put_page(copy.pfn);
   }
 }
 

@@ -37,6 +37,14 @@ class Fetch {
   void assign_frames() noexcept;
   void build_loads() noexcept;
   void give_up_failed_loads() noexcept;
+  // Keeps the copies of what comes home, before finalize drops their last reference.
+  void keep_copies() noexcept;
+  // Pages that stayed away after all must not be held by anybody else.
+  void forget_copies_of_those_still_away() noexcept;
+  // After the pages step.
+  [[nodiscard]] bool came_home(std::size_t i) const noexcept {
+    return lane_.src[i].valid() && lane_.src[i].migrating() && lane_.dst[i].valid();
+  }
   // The next window of pages of ours in `range`, clipped to one mapping; empty: none.
   [[nodiscard]] PageRange next_window(PageRange range) noexcept;
 
@@ -45,6 +53,7 @@ class Fetch {
   MigrateVma args_{};
   PageIndex first_;
   std::size_t fault_entry_ = Lane::kPages;
+  bool kept_ = false;  // copies, of at least some
   Outcome outcome_{};
 };
 

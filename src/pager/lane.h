@@ -9,6 +9,7 @@
 
 #include "base/mutex.h"
 #include "mm/migrate_word.h"
+#include "pager/kept_copies.h"
 #include "port/device.h"
 #include "port/mmu.h"
 
@@ -25,15 +26,18 @@ struct Lane {
   std::array<std::uint16_t, kPages> op_entry{};  // first entry of operation k
   std::size_t op_count = 0;
   std::bitset<kPages> keep;  // entries that go straight back
+  std::bitset<kPages> clean;  // entries whose contents the device has already
   // Where contents are read out to before they are looked at and stored, kBufferPages at a time.
   static constexpr std::size_t kBufferPages = 64;
   std::byte* buffer = nullptr;                   // page-aligned, of the memory source
   std::array<std::uint8_t, kPages> in_buffer{};  // the page of the buffer that holds entry i's bytes
+  std::array<KeptCopy, kBufferPages> copies{};   // of the page at this place of the buffer
   std::array<PageRun, 128> runs{};
 
   void clear() noexcept {
     op_count = 0;
     keep.reset();
+    clean.reset();
     frames.fill(Pfn());
   }
   // Starts and finishes all operations.

@@ -51,6 +51,7 @@ void Pager::destroy(Pager* pager) noexcept {
   if (pager == nullptr) return;
   PagerCore* core = &pager->core_;
   MemorySource& source = core->space.source();
+  (void)core->drop_copies(true);
   core->release_kept();
   CHECK(core->space.remove_page_map(core->map).has_value(), "destroying a pager with pages away");
   pager->~Pager();
@@ -100,6 +101,7 @@ std::int64_t Pager::background_step() noexcept {
   PagerCore& core = core_;
   core.background_sleeps.store(false, std::memory_order_relaxed);
   core.release_kept();
+  (void)core.drop_copies(false);
   const std::int64_t look_again = core.adoption->step();  // first: in a forked child nothing is known yet
   const std::int64_t due = std::min(look_again, core.sharing.step());
   core.refresh_limit();
@@ -205,7 +207,9 @@ Result<void> Pager::bring_all_home() noexcept {
   // Whoever is in the middle of an eviction finishes it.
   core_.evictions.close();
   core_.evictions.open();
-  return bring_home(kEverything);
+  const Result<void> home = bring_home(kEverything);
+  (void)core_.drop_copies(true);
+  return home;
 }
 
 // ---- budget --------------------------------------------------------------------------------------------------------
@@ -257,6 +261,7 @@ void Pager::invalidate_start(NotifyEvent event, PageRange range, const void* own
   }
   MutexLock hold(core_.mutex);
   core_.policy->left(range, range.count, Departure::kDropped);
+  core_.copies.drop(range);
   if (event != NotifyEvent::kUnmap) return;  // discarded pages: the mapping is what it was
   core_.regions.cut(range);
   if (!core_.changes.add(range)) core_.changes_lost = true;
@@ -282,6 +287,7 @@ void Pager::remapped(PageRange from, PageIndex to) noexcept {
   MutexLock hold(core_.mutex);
   core_.regions.cut(there);
   core_.pins.move(from, to);
+  core_.copies.drop(from);
   if (!core_.changes.add(there)) core_.changes_lost = true;
 }
 

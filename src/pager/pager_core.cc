@@ -13,6 +13,9 @@ constexpr std::size_t kPinStretches = 8192;
 constexpr std::size_t kRememberedRefusals = 8192;
 constexpr std::size_t kRememberedArrivals = 4096;
 constexpr std::size_t kLaneBufferBytes = Lane::kBufferPages * kPageSize;
+// Of RAM in all: what copies may take that a page in RAM makes superfluous.
+constexpr std::uint64_t kCopiesOfTotal = 16;
+constexpr std::uint64_t kLeastCopies = 4096, kMostCopies = std::uint64_t{1} << 22;
 constexpr std::int64_t kNoRoomPause = 1'000'000;
 constexpr std::uint32_t kLoneFaults = 32;
 constexpr std::uint64_t kScatteredBatch = 256;
@@ -24,6 +27,18 @@ void raise_peak(PagerStats::Number& peak, std::uint64_t value) {
   }
 }
 
+std::size_t room_for_copies(const PagerConfig& config) {
+  const std::uint64_t bytes = config.ram_bytes != 0 ? config.ram_bytes : config.total_bytes / 4;
+  return static_cast<std::size_t>(std::clamp(bytes / kPageSize, kLeastCopies, kMostCopies));
+}
+
+// Where RAM in all is limited, a copy that may never be used takes the place of residents.
+std::uint64_t most_copies(const BudgetInputs& in) {
+  if (in.total_bytes == 0) return kMostCopies;
+  const std::uint64_t bytes_each = in.stored_pages == 0 ? kPageSize : in.store_bytes / in.stored_pages + 1;
+  return in.total_bytes / kCopiesOfTotal / std::min(bytes_each, kPageSize);
+}
+
 }  // namespace
 
 PagerCore::PagerCore(AddressSpace& space_in, Device& device_in, const PagerConfig& config_in) noexcept
@@ -31,6 +46,7 @@ PagerCore::PagerCore(AddressSpace& space_in, Device& device_in, const PagerConfi
       device(device_in),
       config(config_in),
       traits(device_in.traits()),
+      digest(static_cast<std::uint64_t>(space_in.clock().now_ns()) ^ reinterpret_cast<std::uintptr_t>(this)),
       ram_bytes(config_in.ram_bytes),
       total_bytes(config_in.total_bytes),
       regions(space_in.source()),
@@ -38,6 +54,7 @@ PagerCore::PagerCore(AddressSpace& space_in, Device& device_in, const PagerConfi
       refusals(space_in.source(), kRememberedRefusals),
       sweep(space_in.mmu(), regions, pins, refusals),
       arrivals(space_in.source(), kRememberedArrivals),
+      copies(space_in.source(), room_for_copies(config_in)),
       fetch_streams(Streams::Ladder{{1, 8, 16, 64}}),
       hole_streams(Streams::Ladder{{1, 8, 64, 512}}) {
   armed.store(config_in.watch_at_once, std::memory_order_relaxed);
@@ -73,7 +90,7 @@ Result<void> PagerCore::prepare(Pager& pager) noexcept {
   const bool complete = std::all_of(lanes.begin(), lanes.end(), [](Lane* l) { return l != nullptr && l->buffer != nullptr; }) &&
                         zeros != nullptr && own_policy != nullptr && own_policy->usable() && own_stats != nullptr;
   MutexLock hold(mutex);
-  if (!complete || !pins.usable() || !refusals.usable() || !arrivals.usable()) return fail(Errc::kNoMemory, 0, "pager");
+  if (!complete || !pins.usable() || !refusals.usable() || !arrivals.usable() || !copies.usable()) return fail(Errc::kNoMemory, 0, "pager");
   policy = config.policy != nullptr ? config.policy : own_policy;
   stats = config.stats != nullptr ? config.stats : own_stats;
   for (const FrameUse use : {FrameUse::kStaging, FrameUse::kLanding, FrameUse::kHuge}) {
@@ -103,6 +120,13 @@ void PagerCore::reset_in_child(PagerStats* stats_of_child) noexcept {
     changes.clear();
     changes_lost = false;
     policy->reset();
+    // The engine's references are in the child what they were, but for those of the parent's threads.
+    copies.review([this](PageIndex page, Pfn pfn) {
+      if (space.entry(page).pfn() == pfn) return false;  // was on its way home, and has not come
+      map->find(pfn)->reset_after_fork(0, 1);
+      map->find(pfn)->clear_mapping();
+      return true;
+    });
   }
   fetch_streams.reset();
   hole_streams.reset();
@@ -132,6 +156,27 @@ void PagerCore::release_kept() noexcept {
   if (change) freed.drain(*map, [this](Pfn head, unsigned order) { device.release(slot_of(head), 1u << order); });
 }
 
+bool PagerCore::drop_copies(bool all) noexcept {
+  Pfn pfns[64];
+  bool any = false;
+  for (bool first = true;; first = false) {
+    std::size_t n = 0;
+    {
+      const GateSection change(tables);
+      MutexLock hold(mutex);
+      if (!change) return any;
+      if (all && first) copies.drop_all();
+      n = copies.take_dropped(pfns);
+    }
+    if (n == 0) {
+      if (any) note_copies();
+      return any;
+    }
+    any = true;
+    for (std::size_t i = 0; i < n; ++i) space.put_page(pfns[i]);
+  }
+}
+
 PageRange PagerCore::watchable_around(PageIndex page) noexcept {
   MutexLock hold(mutex);
   const Region* region = regions.find(page);
@@ -140,7 +185,7 @@ PageRange PagerCore::watchable_around(PageIndex page) noexcept {
 
 // ---- budget --------------------------------------------------------------------------------------------------------
 
-void PagerCore::refresh_limit() noexcept {
+BudgetInputs PagerCore::budget_inputs() noexcept {
   BudgetInputs in;
   in.ram_bytes = ram_bytes.load(std::memory_order_relaxed);
   in.total_bytes = total_bytes.load(std::memory_order_relaxed);
@@ -157,7 +202,16 @@ void PagerCore::refresh_limit() noexcept {
     const std::uint64_t taken = space.source().bytes_in_use();
     in.own_bytes = taken > in.store_bytes ? taken - in.store_bytes : 0;
   }
-  const BudgetSplit split = split_budget(in);
+  return in;
+}
+
+void PagerCore::refresh_limit() noexcept {
+  BudgetInputs in = budget_inputs();
+  BudgetSplit split = split_budget(in);
+  if (!split.fits && drop_copies(true)) {
+    in = budget_inputs();
+    split = split_budget(in);
+  }
   if (!split.fits) {
     would_do.store(split.would_do_bytes, std::memory_order_relaxed);
     raise(Pager::Notice::kCannotFit);
@@ -165,12 +219,20 @@ void PagerCore::refresh_limit() noexcept {
   if (limit_pages.exchange(split.limit_pages, std::memory_order_relaxed) != split.limit_pages) {
     GateSection change(tables);
     MutexLock hold(mutex);
-    if (change) policy->set_capacity(PageCount(split.limit_pages));
+    if (change) {
+      policy->set_capacity(PageCount(split.limit_pages));
+      copies.set_most(most_copies(in));
+    }
   }
   stats->resident_limit_pages.store(split.limit_pages == kNoLimit ? 0 : split.limit_pages, std::memory_order_relaxed);
   const std::uint64_t total = in.resident_pages * kPageSize + in.store_bytes + in.staging_bytes + in.own_bytes;
   stats->total_bytes.store(total, std::memory_order_relaxed);
   raise_peak(stats->peak_total_bytes, total);
+}
+
+void PagerCore::note_copies() noexcept {
+  MutexLock hold(mutex);
+  stats->kept_copies.store(copies.size(), std::memory_order_relaxed);
 }
 
 void PagerCore::note_resident() noexcept {

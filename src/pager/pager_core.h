@@ -14,6 +14,7 @@
 #include "pager/arrivals.h"
 #include "pager/budget.h"
 #include "pager/eviction_policy.h"
+#include "pager/kept_copies.h"
 #include "pager/lane.h"
 #include "pager/pager.h"
 #include "pager/park_gate.h"
@@ -104,6 +105,10 @@ class PagerCore {
   void release(Pfn head, unsigned order) noexcept;
   void release_kept() noexcept;
 
+  // Gives up the copies that are of no use any more; `all`: every one, for the room that they take on the device. Whether
+  // there was any. Not with a lock held.
+  bool drop_copies(bool all) noexcept;
+
   // The region of `page`: beside it in the same mapping there can be something that is excluded. Empty: not known.
   [[nodiscard]] PageRange watchable_around(PageIndex page) noexcept;
 
@@ -112,6 +117,7 @@ class PagerCore {
   // Splits the budget anew from what the device and the engine hold now.
   void refresh_limit() noexcept;
   void note_resident() noexcept;
+  void note_copies() noexcept;
   // Bounded work to get `pages` more in under the limit. On the thread that owns `lane`.
   void make_room(std::uint64_t pages, Lane& lane) noexcept;
   // A fault of a program that touches pages here and there, and goes on on the processor of the fault thread. Its victims
@@ -141,6 +147,7 @@ class PagerCore {
   Device& device;
   const PagerConfig config;
   const DeviceTraits traits;
+  const PageDigester digest;
   PageMap* map = nullptr;
   Pager* owner = nullptr;  // the tag of our page map and our migrations
   EvictionPolicy* policy = nullptr;
@@ -190,6 +197,7 @@ class PagerCore {
   RefusalTable refusals GUARDED_BY(mutex);
   ResidentSweep sweep GUARDED_BY(mutex);
   Arrivals arrivals GUARDED_BY(mutex);  // while pages may be shared; those from before the last fork refuse
+  KeptCopies copies GUARDED_BY(mutex);
   RangeList<512> excluded GUARDED_BY(mutex);
   RangeList<256> managed GUARDED_BY(mutex);
   // Changes that came in while a scan was under way, which must doubt its result.
@@ -202,6 +210,7 @@ class PagerCore {
   std::uint32_t lone_faults = 0;  // in a row that continued no stream, beside their faulter
 
  private:
+  [[nodiscard]] BudgetInputs budget_inputs() noexcept;
   // What to try next, with the mutex held: what came in since a fork, else what the policy says.
   EvictionPolicy::Choice choose_locked(PageCount want, Effort effort, PageRange* victim) noexcept REQUIRES(mutex);
   [[nodiscard]] PageRange arrival_locked() noexcept REQUIRES(mutex);

@@ -24,6 +24,7 @@ struct PagerStats {
   Number fixed_pages;           // of resident: cannot leave (locked, excluded, not ours to move)
   Number watched_pages;         // addresses under management
   Number total_bytes;           // resident + contents on the device + staging + engine
+  Number kept_copies;           // pages in RAM whose last contents the device has as well
 
   // ---- highest so far ----
   Number peak_resident_pages;
@@ -31,6 +32,7 @@ struct PagerStats {
 
   // ---- since the start ----
   Number pages_out;                                 // left for the device
+  Number unchanged_out;                             // of pages_out: needed no storing
   Number pages_home;                                // came home
   Number faults;                                    // touches of memory that was away
   Number holes;                                     // touches of fresh memory

@@ -210,9 +210,15 @@ void Engine::look_for_growth() noexcept {
   next_growth_look_ = clock_.now_ns() + kGrowthLook / 2;
 }
 
+DeviceStats Engine::device_stats() const noexcept {
+  DeviceStats device = device_->stats();
+  device.stored_pages -= std::min(device.stored_pages, slot_->pager.kept_copies.load(std::memory_order_relaxed));
+  return device;
+}
+
 void Engine::publish() noexcept {
   constexpr auto kRelaxed = std::memory_order_relaxed;
-  const DeviceStats device = device_->stats();
+  const DeviceStats device = device_stats();
   slot_->stored_pages.store(device.stored_pages, kRelaxed);
   slot_->compressed_bytes.store(device.compressed_bytes, kRelaxed);
   slot_->held_bytes.store(device.held_bytes, kRelaxed);

@@ -65,7 +65,8 @@ class Engine final : private Footprint {
   [[nodiscard]] Result<void> stop() noexcept;
   [[nodiscard]] HintQueue& hints() noexcept { return *hints_; }
   [[nodiscard]] Pager& pager() noexcept { return *pager_; }
-  [[nodiscard]] DeviceStats device_stats() const noexcept { return device_->stats(); }
+  // Pages in RAM whose last contents the device has as well do not count as stored.
+  [[nodiscard]] DeviceStats device_stats() const noexcept;
   [[nodiscard]] const char* device_name() const noexcept { return device_->traits().name; }
   [[nodiscard]] const StatsSlot& statistics() const noexcept { return *slot_; }
   // The last message for people, and how many there have been.

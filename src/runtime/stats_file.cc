@@ -27,6 +27,7 @@ void merge(PagerStats& to, const PagerStats& from) noexcept {
   using Number = PagerStats::Number;
   static constexpr Number PagerStats::*kSummed[] = {
       &PagerStats::resident_pages, &PagerStats::fixed_pages,     &PagerStats::watched_pages,  &PagerStats::total_bytes,
+      &PagerStats::kept_copies,    &PagerStats::unchanged_out,
       &PagerStats::pages_out,      &PagerStats::pages_home,      &PagerStats::faults,         &PagerStats::holes,
       &PagerStats::zero_filled_pages, &PagerStats::huge_filled,  &PagerStats::wait_ns,        &PagerStats::windows,
       &PagerStats::window_pages,   &PagerStats::window_hits,     &PagerStats::window_waste_pages,

@@ -13,7 +13,7 @@
 #include "base/error.h"
 #include "base/memory_source.h"
 #include "base/mutex.h"
-#include "devices/zeroed_table.h"
+#include "base/zeroed_table.h"
 
 namespace whimbrel {
 
