@@ -126,9 +126,22 @@ long unmap(void* address, std::size_t bytes) noexcept {
 
 long remap(void* from, std::size_t old_bytes, std::size_t new_bytes, int flags, void* to) noexcept {
   const auto raw = [flags](std::uint64_t at, std::uint64_t old_size, std::uint64_t new_size, std::uint64_t target) {
+    Session* existing = Session::existing();
+    const PageRange old = PageRange::touching(VirtualAddress(at), VirtualAddress(at + old_size));
+    const FileCopies::Lifted copies = existing == nullptr ? FileCopies::Lifted{} : existing->file_copies().lift(old);
     const long result = sys::call(SYS_mremap, static_cast<long>(at), static_cast<long>(old_size),
                                   static_cast<long>(new_size), flags, static_cast<long>(target));
-    if (Session* existing = Session::existing(); existing != nullptr) existing->mappings_change();
+    if (existing != nullptr) {
+      const bool failed = result < 0 && result > -4096;
+      existing->file_copies().drop(copies, old, failed ? old.first : PageIndex(static_cast<std::uint64_t>(result) >> kPageShift));
+      existing->mappings_change();
+      if (!failed && (flags & MREMAP_DONTUNMAP) != 0 && copies.count != 0) {
+        // The copies are gone from the old place, and the file is there again.
+        const GatePass pass(existing->gate());
+        existing->file_copies().drop(copies, old, old.first);
+        existing->file_copies().give_back(existing->space(), old);
+      }
+    }
     return result;
   };
   const auto first = reinterpret_cast<std::uint64_t>(from), target = reinterpret_cast<std::uint64_t>(to);
@@ -168,6 +181,8 @@ long advise(void* address, std::size_t bytes, int advice) noexcept {
     if (result == 0) space.note_dropped(pages(address, bytes));
     return result;
   }
+  // The kernel frees nothing lazily in mappings of files.
+  if (advice == MADV_FREE && session->file_copies().overlaps(pages(address, bytes))) return -EINVAL;
   if (advice == MADV_FREE) {
     space.begin_lazy_free(pages(address, bytes));
     const long result = raw_madvise(address, bytes, advice);
@@ -178,11 +193,13 @@ long advise(void* address, std::size_t bytes, int advice) noexcept {
   if (advice == MADV_COLLAPSE) {
     if (const long refused = prepare_collapse(space, pages(address, bytes)); refused != 0) return refused;
   }
+  if (advice == MADV_DONTNEED) session->cut_zero_units(pages(address, bytes));
   const long result = raw_madvise(address, bytes, advice);
   session->mappings_change();
   // Back from the call, the pages are gone: what is there now may be migrated at once.
   space.pump();
   space.end_quarantine(pages(address, bytes));
+  if (result == 0 && advice == MADV_DONTNEED) session->file_copies().give_back(space, pages(address, bytes));
   return result;
 }
 

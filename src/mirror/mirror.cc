@@ -1,6 +1,7 @@
 // Validation, READ, WRITE, SNAPSHOT, EXCLUSIVE and the device page table. Migration: mirror_migrate.cc.
 #include "mirror/mirror.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -37,6 +38,24 @@ bool is_huge_ram(AddressSpace& space, PageIndex at) {
   PageRun run[1];
   const Result<std::size_t> found = space.mmu().scan({at, PageCount(1)}, run, nullptr);
   return found && *found == 1 && (run[0].kind & PageRun::kHuge) != 0;
+}
+
+std::uint64_t word_at(const char* path, std::uint64_t index) {
+  const Result<int> file = sys::open(path, O_RDONLY | O_CLOEXEC);
+  if (!file) return 0;
+  std::uint64_t word = 0;
+  const Result<std::size_t> got = sys::pread(*file, &word, sizeof word, index * sizeof word);
+  sys::close(*file);
+  return got && *got == sizeof word ? word : 0;
+}
+
+// A page of a huge one that base slots map. Only root is told; for others such a page is like any other.
+bool is_piece_of_huge_page(PageIndex at) {
+  constexpr std::uint64_t kPresent = std::uint64_t{1} << 63, kFrame = (std::uint64_t{1} << 55) - 1;
+  constexpr std::uint64_t kHugePage = std::uint64_t{1} << 22;
+  const std::uint64_t slot = word_at("/proc/self/pagemap", at.raw());
+  if ((slot & kPresent) == 0 || (slot & kFrame) == 0) return false;
+  return (word_at("/proc/kpageflags", slot & kFrame) & kHugePage) != 0;
 }
 
 // Taking one page out of a huge one makes the kernel split it, and what is all zeros it replaces by the zero page on that
@@ -354,16 +373,18 @@ int Mirror::exclusive(Command& command, CallerBuffer& buffer) noexcept {
     if (mapping && mapping->range.contains(at) && mapping->has(Mapping::kWritable)) {
       session_.dissolve_zero_units({at, PageCount(1)});
       (void)mmu.populate({at, PageCount(1)}, true);
+      session_.file_copies().take(session_.space(), {at, PageCount(1)});
     }
     const bool huge = is_huge_ram(session_.space(), at);
+    const bool piece = !huge && is_piece_of_huge_page(at);
     const Result<Pfn> frame = make_device_exclusive(session_.space(), at.address(), nullptr);
     if (!frame) return errno_of(frame.error());
     if (huge) {
       fill_zero_pages(session_.space(), at);
       volatile std::byte* taken = session_.space().bytes(*frame);
       *taken = *taken;  // the page itself may be the zero page by now
-      session_.note_exclusive_unit(at.huge_base());
     }
+    if (huge || piece) session_.note_exclusive_unit(at.huge_base());
     {
       MutexLock hold(mutex_);
       if (!table_.prepare({at, PageCount(1)})) {

@@ -33,6 +33,7 @@ bool is_ordinary(AddressSpace& space, PageIndex at) {
 
 int Mirror::migrate_to_device(Command& command, CallerBuffer& buffer) noexcept {
   const PageRange range{PageIndex(command.addr >> kPageShift), PageCount(command.npages)};
+  session_.file_copies().take(session_.space(), range);
   for (PageIndex at = range.first; at < range.end();) {
     const PageRange block = next_block(session_, at, range.end(), !flags_.fails_next());
     if (block.empty()) return -EINVAL;
@@ -53,6 +54,7 @@ int Mirror::block_to_device(PageRange block) noexcept {
   args.pgmap_owner = &node_;
   args.flags = kSelectSystem | kSelectCompound;
   session_.dissolve_zero_units(block);
+  session_.announce_file_pages(block);
   {
     const LockLift unlocked(space, block);
     const ProtectionLift lift(space, block);

@@ -3,10 +3,13 @@
 #include <link.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include <cstring>
 
 #include "base/check.h"
+#include "base/syscall.h"
 #include "mirror/protection_lift.h"
 
 namespace whimbrel::mirror {
@@ -97,7 +100,14 @@ Result<void> Session::start() noexcept {
   return start_fault_thread();
 }
 
+bool Session::is_alone() const noexcept {
+  struct stat status {};
+  if (sys::call(SYS_stat, sys::arg("/proc/self/task"), sys::arg(&status)) != 0) return false;
+  return status.st_nlink == 2 + 1 + threads_.load();
+}
+
 bool Session::owns_descriptor(int fd) const noexcept {
+  if (file_copies_.owns_descriptor(fd)) return true;
   const Descriptors& fds = mmu_->descriptors();
   for (int which = 0; which < Descriptors::kCount; ++which) {
     if (fds[static_cast<Descriptors::Which>(which)] == fd) return true;
@@ -129,6 +139,7 @@ Result<void> Session::start_thread(void (*body)(void*), void* argument) noexcept
   }, start);
   pthread_attr_destroy(&attributes);
   pthread_sigmask(SIG_SETMASK, &old, nullptr);
+  if (error == 0) threads_.fetch_add(1);
   return error == 0 ? Result<void>{} : fail(Errc::kNoMemory, error, "thread of the mirror devices");
 }
 

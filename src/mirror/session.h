@@ -14,6 +14,7 @@
 #include "migrate/fault.h"
 #include "mirror/discarder.h"
 #include "mirror/family.h"
+#include "mirror/file_copies.h"
 #include "mirror/gate.h"
 #include "mirror/mirror.h"
 
@@ -33,6 +34,9 @@ class Session final : public HolePolicy, public SpaceObserver {
   [[nodiscard]] Family& family() noexcept { return *family_; }
   // Everything that works on the program's memory goes through here, so that a fork finds nothing half done.
   [[nodiscard]] Discarder& discarder() noexcept { return discarder_; }
+  [[nodiscard]] FileCopies& file_copies() noexcept { return file_copies_; }
+  // No thread of the program but the caller's exists right now.
+  [[nodiscard]] bool is_alone() const noexcept;
   [[nodiscard]] Gate& gate() noexcept { return gate_; }
   [[nodiscard]] bool owns_descriptor(int fd) const noexcept;
   // A thread of the devices' own: no signals, its stack where no page is ever away.
@@ -63,6 +67,11 @@ class Session final : public HolePolicy, public SpaceObserver {
   // What stands for the huge zero page in the range becomes what the kernel would see there: holes inside the range,
   // zero pages around it.
   void dissolve_zero_units(PageRange range) noexcept;
+  // The program is about to drop the range: where that cuts such a unit, zero pages stay around it.
+  void cut_zero_units(PageRange dropped) noexcept;
+  // Pages of a file are about to be tried for migration: the kernel takes them out of every mapping for a moment, and says
+  // so of the others as well.
+  void announce_file_pages(PageRange range) noexcept;
   // Pages that a fork left shared become this process's own, of the readable flavour.
   void unshare(PageRange range) noexcept;
   // Base slots of a huge page that became exclusive: the kernel gives the exclusivity up when it splits the page for a
@@ -132,6 +141,8 @@ class Session final : public HolePolicy, public SpaceObserver {
   FaultService* service_ = nullptr;
   Family* family_ = nullptr;
   Discarder discarder_;
+  FileCopies file_copies_;
+  std::atomic<unsigned> threads_{0};  // of the devices' own
   std::atomic<std::uint32_t> failed_thread_{0};
   std::atomic<bool> forked_{false};  // this process has a child or is one: pages may be shared
   Gate gate_;

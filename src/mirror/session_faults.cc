@@ -113,6 +113,7 @@ void Session::invalidate_start(NotifyEvent event, PageRange range, const void* o
     if (base != PageIndex() && range.overlaps({base, PageCount(kPagesPerHuge)})) base = PageIndex();
   }
   if (event != NotifyEvent::kUnmap) return;
+  file_copies_.unmapped(range);
   for (PageRange& slot : node_mappings_) {
     if (slot.empty() || !slot.overlaps(range)) continue;
     const PageRange before = PageRange::between(slot.first, range.first);
@@ -159,6 +160,13 @@ void Session::dissolve_zero_units(PageRange range) noexcept {
   for (PageIndex base = range.first.huge_base(); base < range.end(); base = base + PageCount(kPagesPerHuge)) {
     const PageRange unit{base, PageCount(kPagesPerHuge)};
     dissolve_zero_unit(unit, range.intersect(unit));
+  }
+}
+
+void Session::cut_zero_units(PageRange dropped) noexcept {
+  for (const PageIndex border : {dropped.first, dropped.end()}) {
+    const PageRange unit{border.huge_base(), PageCount(kPagesPerHuge)};
+    if (!border.is_huge_aligned()) dissolve_zero_unit(unit, dropped.intersect(unit));
   }
 }
 

@@ -55,6 +55,8 @@ void Session::after_fork_in_child() noexcept {
   mutex_.reset_after_fork();
   following_.reset_after_fork();
   discarder_.reset_after_fork();
+  file_copies_.reset_after_fork();
+  threads_.store(0);
   protection_mutex().reset_after_fork();
   park_wanted_.store(false);
   parked_.store(false);

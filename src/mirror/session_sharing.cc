@@ -59,6 +59,32 @@ void Session::unshare(PageRange range) noexcept {
   }
 }
 
+void Session::announce_file_pages(PageRange range) noexcept {
+  const Result<Mapping> mapping = mmu_->mapping_at_or_above(range.first);
+  if (!mapping || !mapping->range.contains(range) || !mapping->has(Mapping::kFileBacked) || mapping->inode == 0) return;
+  PageRun runs[64];
+  const Result<std::size_t> found = mmu_->scan(range, runs, nullptr);
+  for (std::size_t i = 0; found && i < *found; ++i) {
+    if ((runs[i].kind & (PageRun::kPresent | PageRun::kFile)) != (PageRun::kPresent | PageRun::kFile)) continue;
+    const std::uint64_t page = (mapping->file_offset >> kPageShift) + (runs[i].range.first - mapping->range.first).raw();
+    for (PageIndex at;;) {
+      const Result<Mapping> other = mmu_->mapping_at_or_above(at);
+      if (!other) break;
+      at = other->range.end();
+      if (!other->has(Mapping::kFileBacked) || other->inode != mapping->inode) continue;
+      const std::uint64_t first = other->file_offset >> kPageShift;
+      const std::uint64_t from = page > first ? page - first : 0;
+      const std::uint64_t to = page + runs[i].range.count.raw() > first ? page + runs[i].range.count.raw() - first : 0;
+      if (from >= to) continue;
+      const PageRange there =
+          PageRange::between(other->range.first + PageCount(from), other->range.first + PageCount(to)).intersect(other->range);
+      if (there.empty() || there.overlaps(range)) continue;
+      space_->notify_start(NotifyEvent::kClear, there, nullptr);
+      space_->notify_end(NotifyEvent::kClear, there, nullptr);
+    }
+  }
+}
+
 void Session::note_exclusive_unit(PageIndex base) noexcept {
   MutexLock hold(mutex_);
   for (const PageIndex known : exclusive_units_) {

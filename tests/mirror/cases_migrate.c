@@ -221,6 +221,22 @@ MIRROR_CASE(migrate, copied_pages_of_a_private_file, EACH_KIND) {
   EXPECT_FILE(file, 16, "v9*16");
 }
 
+MIRROR_CASE(migrate, dropped_copies_of_a_private_file_are_the_file_again, EACH_KIND) {
+  const int node = open_node(kind->node);
+  char* at = map_file(0, 16, READ_WRITE, MAP_PRIVATE, stamped_file(16, 9));
+  stamp(at + 2 * DMIRROR_PAGE, 6, 1);
+  EXPECT_TO_DEVICE(node, at + 2 * DMIRROR_PAGE, 6, "v1*6");
+  EXPECT(madvise(at + 2 * DMIRROR_PAGE, 2 * DMIRROR_PAGE, MADV_FREE) == -1 && errno == EINVAL);
+  REQUIRE(madvise(at + 3 * DMIRROR_PAGE, 2 * DMIRROR_PAGE, MADV_DONTNEED) == 0);
+  EXPECT_CONTENTS(at, 16, "v9*2 v1 v9*2 v1*3 v9*8");
+  EXPECT_TO_DEVICE(node, at + 6 * DMIRROR_PAGE, 2, "v1*2");
+  char* away = mremap(at + 6 * DMIRROR_PAGE, DMIRROR_PAGE, DMIRROR_PAGE, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
+                      at + 32 * DMIRROR_PAGE);
+  REQUIRE(away == at + 32 * DMIRROR_PAGE);
+  expect_contents_as(__FILE__, __LINE__, away, at + 6 * DMIRROR_PAGE, 1, "v1");
+  EXPECT_CONTENTS(at, 16, "v9*2 v1 v9*2 v1 v9 v1 v9*8");
+}
+
 MIRROR_CASE(migrate, shared_memory_stays, EACH_KIND) {
   const int node = open_node(kind->node);
   char* at = map_file(0, 16, READ_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
