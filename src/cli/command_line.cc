@@ -50,6 +50,10 @@ void add_run(CLI::App& app, RunOptions& options) {
       ->capture_default_str();
   app.add_flag("--json", options.json, "Print the summary as one line of JSON");
   app.add_option("--stats", options.stats, "Also write the summary, as JSON, to this file")->type_name("FILE");
+  app.add_option("--watchdog", options.watchdog,
+                 "Seconds after which an engine that is stuck in the program is reported (and ended, where nothing else is left); 0: never")
+      ->type_name("SECONDS")
+      ->capture_default_str();
   app.add_flag("-q,--quiet", options.quiet, "Print no summary");
   app.prefix_command();
   app.formatter(std::make_shared<RunHelp>());

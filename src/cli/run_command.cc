@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "cli/available_memory.h"
+#include "cli/engine_watch.h"
 #include "cli/live_stats.h"
 #include "cli/options.h"
 #include "cli/preload_library.h"
@@ -197,7 +198,11 @@ int run_command(const RunOptions& given) {
   const Launch launch{program.path, options.command, environment_for(library, limits, options.device, live.path()),
                       true};
   Summary summary;
-  summary.end = run_program(launch, [&live] { live.print_messages(); });
+  EngineWatch watch(live.file().layout(), live.path(), std::chrono::seconds(options.watchdog));
+  summary.end = run_program(launch, [&live, &watch] {
+    live.print_messages();
+    watch.look();
+  });
   if (summary.end.start_error != 0) {
     return complain(summary.end.start_error == ENOENT ? kExitNotFound : kExitNotExecutable,
                     program.path + ": " + std::strerror(summary.end.start_error), "run it without whimbrel to see whether it starts");

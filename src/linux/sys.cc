@@ -1,6 +1,7 @@
 #include "linux/sys.h"
 
 #include <fcntl.h>
+#include <linux/prctl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -202,6 +203,7 @@ Result<void> set_limit(int resource, Limit value) noexcept {
   return done(call(SYS_prlimit64, 0, resource, arg(&value), 0), "prlimit");
 }
 
+void name_thread(const char* name) noexcept { (void)call(SYS_prctl, PR_SET_NAME, arg(name)); }
 int gettid() noexcept { return static_cast<int>(call(SYS_gettid)); }
 void be_preferred() noexcept {
   constexpr long kSteps = 10;

@@ -70,6 +70,8 @@ inline constexpr std::uint64_t kUnlimited = ~std::uint64_t{0};
 [[nodiscard]] Result<Limit> limit(int resource) noexcept;
 [[nodiscard]] Result<void> set_limit(int resource, Limit value) noexcept;
 [[nodiscard]] int gettid() noexcept;
+// What tools call this thread; at most 15 characters.
+void name_thread(const char* name) noexcept;
 [[nodiscard]] int getpid() noexcept;
 [[nodiscard]] int getppid() noexcept;
 // Also true for a process that may not be signalled, and for one that nobody has waited for yet.

@@ -56,7 +56,6 @@ bool Adoption::scan_locked(Verify verify_what) noexcept {
   {
     MutexLock hold(core_.mutex);
     core_.changes.clear();
-    core_.changes_lost = false;
   }
   next_.clear();
   something_new_ = memory_short_ = unverified_ = false;
@@ -189,6 +188,7 @@ void Adoption::watch(Region& region) noexcept {
 }
 
 void Adoption::count_unseen(const Region& region) noexcept {
+  core_.space.pump();  // it may have moved here a moment ago, with pages that are counted
   PageRange rest = region.range;
   while (!rest.empty()) {
     PageRange seen{rest.end(), PageCount(0)};
@@ -197,6 +197,8 @@ void Adoption::count_unseen(const Region& region) noexcept {
       for (std::size_t i = core_.regions.at_or_above(rest.first); i < core_.regions.size(); ++i) {
         const Region& old = core_.regions[i];
         if (rest.end() <= old.range.first) break;
+        // One mapping is watched as a whole: what it has grown by (mremap, a stack) came by way of faults as well.
+        if (old.watched && !old.stale) return;
         // Watched: its pages came by way of faults. Not watched: it is older than the arming and was counted then.
         seen = old.range.intersect(rest);
         break;
@@ -255,8 +257,7 @@ bool Adoption::install() noexcept {
   for (std::size_t i = 0; i < next_.size(); ++i) watched += next_[i].watched ? next_[i].range.count.raw() : 0;
   core_.stats->watched_pages.store(watched, std::memory_order_relaxed);
   MutexLock hold(core_.mutex);
-  if (core_.changes_lost) next_.doubt_all();
-  for (const PageRange& changed : core_.changes) next_.cut(changed);
+  core_.changes.apply_to(next_);
   core_.regions.swap(next_);
   return true;
 }

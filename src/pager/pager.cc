@@ -263,15 +263,21 @@ void Pager::invalidate_start(NotifyEvent event, PageRange range, const void* own
   core_.policy->left(range, range.count, Departure::kDropped);
   core_.copies.drop(range);
   if (event != NotifyEvent::kUnmap) return;  // discarded pages: the mapping is what it was
+  const std::size_t i = core_.regions.at_or_above(range.first);
+  if (core_.unmapping.empty()) {
+    core_.unmapping = range;
+    core_.unmapped = i != core_.regions.size() ? core_.regions[i] : Region();
+  }  // else what lies where it moves to
   core_.regions.cut(range);
-  if (!core_.changes.add(range)) core_.changes_lost = true;
+  core_.changes.cut(range);
 }
 
 void Pager::invalidate_end(NotifyEvent event, PageRange range, const void* owner) noexcept {
   if (owner == this || event != NotifyEvent::kUnmap) return;
   GateSection change(core_.tables);
-  if (!change) return;  // pins of memory that is gone do no harm
   MutexLock hold(core_.mutex);
+  if (core_.unmapping == range) core_.unmapping = {};
+  if (!change) return;  // pins of memory that is gone do no harm
   core_.pins.forget(range);
 }
 
@@ -285,10 +291,21 @@ void Pager::remapped(PageRange from, PageIndex to) noexcept {
     return;
   }
   MutexLock hold(core_.mutex);
-  core_.regions.cut(there);
   core_.pins.move(from, to);
   core_.copies.drop(from);
-  if (!core_.changes.add(there)) core_.changes_lost = true;
+  // The mapping may have grown since the walk that found it.
+  Region region = core_.unmapped;
+  if (core_.unmapping != from || !region.range.overlaps(from) || !region.watched) {
+    core_.regions.cut(there);
+    core_.changes.cut(there);
+    return;
+  }
+  // Registered there as it was here, and its pages are counted: it must not be unknown until the next walk, in which time
+  // nobody would count or evict what it holds.
+  region.range = there;
+  region.resident = 0;
+  (void)core_.regions.put(region);
+  core_.changes.put(region);
 }
 
 }  // namespace whimbrel

@@ -118,7 +118,7 @@ void PagerCore::reset_in_child(PagerStats* stats_of_child) noexcept {
     refusals.clear();
     arrivals.clear();
     changes.clear();
-    changes_lost = false;
+    unmapping = {};
     policy->reset();
     // The engine's references are in the child what they were, but for those of the parent's threads.
     copies.review([this](PageIndex page, Pfn pfn) {

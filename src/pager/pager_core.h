@@ -20,6 +20,7 @@
 #include "pager/park_gate.h"
 #include "pager/pin_table.h"
 #include "pager/refusals.h"
+#include "pager/region_changes.h"
 #include "pager/region_table.h"
 #include "pager/release_queue.h"
 #include "pager/resident_sweep.h"
@@ -201,8 +202,10 @@ class PagerCore {
   RangeList<512> excluded GUARDED_BY(mutex);
   RangeList<256> managed GUARDED_BY(mutex);
   // Changes that came in while a scan was under way, which must doubt its result.
-  RangeList<64> changes GUARDED_BY(mutex);
-  bool changes_lost GUARDED_BY(mutex) = false;
+  RegionChanges changes GUARDED_BY(mutex);
+  // What is being unmapped, and its region: it may turn out to have moved.
+  PageRange unmapping GUARDED_BY(mutex);
+  Region unmapped GUARDED_BY(mutex);
 
   // Only the fault thread (lane 0).
   Streams fetch_streams;

@@ -13,7 +13,7 @@ Result<void> Pager::unmanage(PageRange range) noexcept {
     if (!change) return fail(Errc::kAgain, 0, "parked for a fork");
     if (!core_.managed.remove(range)) return fail(Errc::kNotFound, 0, "not a managed range");
     core_.regions.cut(range);
-    if (!core_.changes.add(range)) core_.changes_lost = true;
+    core_.changes.cut(range);
   }
   // Whoever is in the middle of an eviction there finishes it; nobody begins another one.
   core_.evictions.close();

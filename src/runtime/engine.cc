@@ -99,6 +99,7 @@ std::uint64_t Engine::start_threshold() const noexcept {
 void Engine::background_entry(void* self) noexcept { static_cast<Engine*>(self)->background(); }
 
 void Engine::background() noexcept {
+  sys::name_thread("whimbrel-work");
   note_own_identity();
   sys::be_preferred();  // a limiter that waits behind what it limits finds the budget exceeded
   if (!gauge_.open()) {
@@ -116,7 +117,9 @@ void Engine::background() noexcept {
   } else if (!wait_for_need()) {
     return;
   }
+  slot_->background_thread.store(static_cast<std::uint32_t>(sys::gettid()), std::memory_order_release);
   work();
+  slot_->background_thread.store(0, std::memory_order_release);
 }
 
 // Sleeps until the process has grown to half of its budget, then brings the engine up. False: it could not be done.
@@ -203,6 +206,7 @@ void Engine::work() noexcept {
 // A new or larger mapping: have it watched before much of it has been filled.
 void Engine::look_for_growth() noexcept {
   const std::int64_t time = clock_.now_ns();
+  slot_->background_beat_ns.store(static_cast<std::uint64_t>(time), std::memory_order_relaxed);
   if (!settings_.whole_process || time < next_growth_look_) return;
   const Result<MemoryGauge::Reading> now = gauge_.read();
   if (now && now->mapped_bytes > mapped_) (void)pager_->scan_step();

@@ -1,6 +1,7 @@
 // Engine: putting the pieces together. On the background thread, when the process has grown to half its budget.
 #include <new>
 
+#include "linux/sys.h"
 #include "runtime/engine.h"
 
 namespace whimbrel {
@@ -103,14 +104,21 @@ Result<void> Engine::start_fault_thread() noexcept {
 
 void Engine::fault_entry(void* self) noexcept {
   auto* engine = static_cast<Engine*>(self);
+  sys::name_thread("whimbrel-fault");
+  engine->slot_->fault_thread.store(static_cast<std::uint32_t>(sys::gettid()), std::memory_order_release);
   engine->beside_.prepare();
   engine->faults_->set_placement(&engine->beside_);
   for (;;) {
     (void)engine->mmu_->wait_for_message(-1);
-    if (engine->faults_stopping_.load(std::memory_order_acquire)) return;
+    if (engine->faults_stopping_.load(std::memory_order_acquire)) {
+      engine->slot_->fault_thread.store(0, std::memory_order_release);
+      return;
+    }
+    engine->slot_->serving_since_ns.store(static_cast<std::uint64_t>(engine->clock_.now_ns()), std::memory_order_relaxed);
     engine->follow_identity_on_fault_thread();
     if (engine->news_.any()) engine->hear_of_mappings();
     (void)engine->faults_->run_once();
+    engine->slot_->serving_since_ns.store(0, std::memory_order_relaxed);
   }
 }
 

@@ -22,7 +22,7 @@
 namespace whimbrel {
 
 inline constexpr std::uint64_t kStatsMagic = 0x6c6572626d696877;  // the bytes "whimbrel"
-inline constexpr std::uint32_t kStatsVersion = 1;
+inline constexpr std::uint32_t kStatsVersion = 2;
 inline constexpr std::size_t kStatsMessages = 256;
 inline constexpr std::size_t kStatsSlots = 4096;
 
@@ -57,6 +57,11 @@ struct alignas(1024) StatsSlot {
   Counter compressed_bytes;
   Counter held_bytes;
   StorePeak peak;
+  // For whoever watches from outside that the engine lives. Thread numbers as this process knows them; 0: none yet.
+  std::atomic<std::uint32_t> fault_thread;
+  std::atomic<std::uint32_t> background_thread;
+  Counter background_beat_ns;  // monotonic clock, a few times a second
+  Counter serving_since_ns;    // the fault thread took up messages then and is not through with them; 0: it waits
   alignas(512) PagerStats pager;
 };
 static_assert(sizeof(PagerStats) <= 512, "a new layout version is needed");
