@@ -95,6 +95,11 @@ Result<StatsFile> StatsFile::open(const char* path) noexcept {
   return StatsFile(layout);
 }
 
+void StatsFile::unmap() noexcept {
+  if (layout_ != nullptr) sys::munmap(layout_, sizeof(StatsLayout));
+  layout_ = nullptr;
+}
+
 StatsSlot* StatsFile::claim(std::uint32_t pid, std::uint32_t parent_pid, std::int64_t now_ns) const noexcept {
   std::atomic<std::uint32_t>& next = layout_->header.next_slot;
   StatsSlot* slot = nullptr;
