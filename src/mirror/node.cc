@@ -335,6 +335,9 @@ void Node::bring_home(PageRange range) noexcept {
   args.dst = dst;
   args.pgmap_owner = this;
   args.flags = select_flag();
+  const LockLift unlocked(space_, coherent() ? range : PageRange{});
+  const ProtectionLift lift(space_, coherent() ? range : PageRange{});
+  args.read_only = lift.lifted();
   if (!migrate_vma_setup(space_, args)) return;
   Session::of(space_).forget_everywhere(*this, range);
   for (std::uint64_t i = 0; i < args.npages; ++i) {
