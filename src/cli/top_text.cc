@@ -78,8 +78,9 @@ std::string top_table(const Sample& now, const Sample& before, int width, int he
                                 "MODE", "RESIDENT", "LIMIT", "AWAY", "STORE", "FAULTS/s", "WAIT", "P99"));
     std::vector<const ProcessSample*> order;
     for (const ProcessSample& p : run.processes) order.push_back(&p);
-    std::stable_sort(order.begin(), order.end(), [](const ProcessSample* a, const ProcessSample* b) {
-      return a->resident_bytes + a->away_bytes > b->resident_bytes + b->away_bytes;
+    std::sort(order.begin(), order.end(), [](const ProcessSample* a, const ProcessSample* b) {
+      const std::uint64_t of_a = a->resident_bytes + a->away_bytes, of_b = b->resident_bytes + b->away_bytes;
+      return of_a != of_b ? of_a > of_b : a->pid < b->pid;
     });
     for (const ProcessSample* p : order) lines.push_back(process_line(*p, find(before, run.pid, p->pid), seconds));
     lines.emplace_back();
