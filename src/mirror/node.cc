@@ -110,6 +110,7 @@ Result<Pfn> Node::alloc(unsigned order, OpenFlags* by) noexcept {
 }
 
 void Node::forget(const OpenFlags* closed) noexcept {
+  if (map_->pages_in_use() == 0) return;
   const std::uint16_t number = Session::of(space_).family().number_of(closed);
   MutexLock hold(mutex_);
   for (std::uint64_t chunk = 0; chunk < chunks_.size(); ++chunk) {
@@ -358,7 +359,7 @@ void Node::evict(bool destroy) noexcept {
       if (!chunks_[chunk].present) continue;
       if (destroy) chunks_[chunk].removing = true;
     }
-    evict_chunk(chunk);
+    if (map_->pages_in_use() != 0) evict_chunk(chunk);
   }
   if (!destroy) return;
   for (int tries = 0; map_->pages_in_use() != 0; ++tries) {  // RL-01: until all are free
