@@ -46,6 +46,7 @@ class Arrays(unittest.TestCase):
         self.assertEqual(session.stats()["allocated_bytes"], 0)
 
     def test_sessions_end_with_their_last_array(self):
+        gc.collect()
         before = threading_count()
         for _ in range(20):  # there can be 16 at a time
             with whimbrel.Session(ram="4M") as session:
@@ -57,7 +58,7 @@ class Arrays(unittest.TestCase):
         self.assertEqual(float(a.sum()), 3)
         del a
         gc.collect()
-        self.assertEqual(threading_count(), before)
+        self.assertLessEqual(threading_count(), before)
 
     def test_system_calls_reach_memory_that_is_away(self):
         a = whimbrel.array(np.arange(MIB), ram="4M")
