@@ -207,7 +207,8 @@ long advise(void* address, std::size_t bytes, int advice) noexcept {
   // Back from the call, the pages are gone: what is there now may be migrated at once.
   space.pump();
   space.end_quarantine(pages(address, bytes));
-  if (result == 0 && advice == MADV_DONTNEED) session->file_copies().give_back(space, pages(address, bytes));
+  // ENOMEM: a part is not mapped, and the rest was dropped.
+  if ((result == 0 || result == -ENOMEM) && advice == MADV_DONTNEED) session->file_copies().give_back(space, pages(address, bytes));
   return result;
 }
 
