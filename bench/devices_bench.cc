@@ -189,8 +189,9 @@ void bm_verify(benchmark::State& state, const std::string& spec, bench::Mix mix)
 }
 
 void register_all() {
-  const char* specs[] = {"ram:unit=16K", "lz4:unit=4K",   "lz4:unit=16K",  "lz4:unit=64K",
-                         "zstd:unit=4K", "zstd:unit=16K", "zstd:unit=64K", "zstd:unit=16K,level=3"};
+  const char* specs[] = {"ram:unit=16K",      "lz4:unit=4K",   "lz4:unit=16K",  "lz4:unit=64K",
+                         "zstd:unit=4K",      "zstd:unit=16K", "zstd:unit=64K", "zstd:unit=16K,level=3",
+                         "chain:lz4@4G,zstd", "mirror:lz4,lz4"};
   struct Part {
     const char* name;
     void (*run)(benchmark::State&, const std::string&, bench::Mix);

@@ -15,8 +15,8 @@ struct Complaint {
   const char* what = "";
   const char* reason = "";
   const char* next = "";
-  char copied[200] = "";
-  char text[440] = "no call of this thread has failed";
+  bool is_complete = true;  // text says it all
+  char text[320] = "no call of this thread has failed";
 };
 thread_local constinit Complaint t_complaint;
 
@@ -47,6 +47,7 @@ int complain(int sys_errno, const char* what, const char* next) noexcept {
   t_complaint.what = what;
   t_complaint.reason = "";
   t_complaint.next = next;
+  t_complaint.is_complete = false;
   return -sys_errno;
 }
 
@@ -58,10 +59,8 @@ int complain(const Error& error, const char* what, const char* next) noexcept {
 
 int complain_because(int sys_errno, const char* what, const char* reason, const char* next) noexcept {
   const int result = complain(sys_errno, what, next);
-  std::size_t used = 0;
-  while (*reason != 0 && used + 1 < sizeof t_complaint.copied) t_complaint.copied[used++] = *reason++;
-  t_complaint.copied[used] = 0;
-  t_complaint.reason = t_complaint.copied;
+  t_complaint.reason = reason;
+  (void)whimbrel_error();  // while the reason is there
   return result;
 }
 
@@ -89,7 +88,7 @@ int errno_of(const Error& error) noexcept {
 
 const char* whimbrel_error() {
   auto& complaint = whimbrel::capi::t_complaint;
-  if (complaint.sys_errno == 0) return complaint.text;
+  if (complaint.is_complete) return complaint.text;
   std::size_t used = 0;
   const auto add = [&](const char* part) {
     while (*part != 0 && used + 1 < sizeof complaint.text) complaint.text[used++] = *part++;
@@ -103,5 +102,6 @@ const char* whimbrel_error() {
   if (*complaint.next != 0) add("; next: ");
   add(complaint.next);
   complaint.text[used] = 0;
+  complaint.is_complete = true;
   return complaint.text;
 }

@@ -34,6 +34,19 @@ Examples:
   whimbrel doctor
   whimbrel doctor /usr/bin/python3)";
 
+constexpr const char* kTopFooter = R"(
+Shows the runs of this user; of every user, for root. In a terminal it renews itself until q or Ctrl-C; into a pipe or file it
+prints once. Rates are those since the last look.
+
+Columns: MODE managed, waiting (below half of its budget: nothing to do yet) or unmanaged; RESIDENT memory in RAM, uncompressed,
+of LIMIT; AWAY memory on the device, which takes STORE there; FAULTS/s touches of memory that was away; WAIT share of the time
+spent serving faults; 99% of the waits so far were shorter than P99.
+
+Examples:
+  whimbrel top
+  whimbrel top --once --json
+  whimbrel top --metrics /var/lib/node_exporter/whimbrel.prom --interval 15)";
+
 // CLI11 does not know that the rest of the line is another program's.
 class RunHelp : public CLI::Formatter {
  public:
@@ -80,13 +93,23 @@ CommandLine parse_command_line(int argc, char** argv) {
   doctor->add_flag("--json", out.doctor.json, "Print JSON");
   doctor->add_option("program", out.doctor.program, "Also say whether this program can be managed")->type_name("PROGRAM");
   doctor->footer(kDoctorFooter);
+  CLI::App* top = app.add_subcommand("top", "Show running programs: memory, faults, waiting");
+  top->add_flag("--once", out.top.once, "Print one look and end");
+  top->add_flag("--json", out.top.json, "Print JSON, a line for each look");
+  top->add_option("--metrics", out.top.metrics, "Write Prometheus text to this file at each look, and print nothing")->type_name("FILE");
+  top->add_option("--interval", out.top.interval, "Time between looks")
+      ->type_name("SECONDS")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->capture_default_str();
+  top->footer(kTopFooter);
   try {
     app.parse(own, argv);
   } catch (const CLI::Success& asked) {  // --help, --version
     out.status = app.exit(asked, std::cout, std::cerr);
     return out;
   } catch (const CLI::ParseError& error) {
-    out.status = complain(kExitUsage, error.what(), run->parsed() ? "whimbrel run --help" : "whimbrel --help");
+    out.status = complain(kExitUsage, error.what(),
+                          run->parsed() ? "whimbrel run --help" : top->parsed() ? "whimbrel top --help" : "whimbrel --help");
     return out;
   }
   if (run->parsed()) {
@@ -104,6 +127,9 @@ CommandLine parse_command_line(int argc, char** argv) {
       out.what = CommandLine::What::kDone;
       out.status = complain(kExitUsage, "unknown option " + out.run.command.front(), "whimbrel run --help");
     }
+  } else if (top->parsed()) {
+    out.what = CommandLine::What::kTop;
+    out.top.interval_given = top->count("--interval") != 0;
   } else {
     out.what = CommandLine::What::kDoctor;
   }

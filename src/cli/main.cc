@@ -6,6 +6,7 @@ int main(int argc, char** argv) {
   switch (line.what) {
     case CommandLine::What::kRun: return run_command(line.run);
     case CommandLine::What::kDoctor: return doctor_command(line.doctor);
+    case CommandLine::What::kTop: return top_command(line.top);
     case CommandLine::What::kDone: break;
   }
   return line.status;

@@ -28,17 +28,27 @@ struct DoctorOptions {
   std::string program;  // empty: only the machine
 };
 
+struct TopOptions {
+  bool once = false;
+  bool json = false;
+  std::string metrics;  // file to keep in Prometheus' text format; empty: none
+  double interval = 1;  // seconds
+  bool interval_given = false;
+};
+
 struct CommandLine {
-  enum class What { kRun, kDoctor, kDone } what = What::kDone;
+  enum class What { kRun, kDoctor, kTop, kDone } what = What::kDone;
   int status = 0;  // for kDone: help or an error has been printed
   RunOptions run;
   DoctorOptions doctor;
+  TopOptions top;
 };
 
 [[nodiscard]] CommandLine parse_command_line(int argc, char** argv);
 
 int run_command(const RunOptions& options);
 int doctor_command(const DoctorOptions& options);
+int top_command(const TopOptions& options);
 
 // Prints "whimbrel: <problem>" and, when there is one, "  next: <advice>" to standard error; returns `status`.
 int complain(int status, const std::string& problem, const std::string& advice = {});

@@ -23,7 +23,7 @@ class RawEngineThreads final : public EngineThreads {
   [[nodiscard]] std::uint32_t thread_id(int n) const noexcept override;
   void forget_after_fork() noexcept override;
 
-  static constexpr std::size_t kMostKept = 16;  // numbers in keep_also()
+  static constexpr std::size_t kMostKept = 64;  // numbers in keep_also(): those of a device made of devices
   void keep_also(std::span<const int> numbers) noexcept override;
 
  private:

@@ -204,6 +204,19 @@ Result<void> set_limit(int resource, Limit value) noexcept {
 }
 
 void name_thread(const char* name) noexcept { (void)call(SYS_prctl, PR_SET_NAME, arg(name)); }
+
+Result<void> random_bytes(void* to, std::size_t bytes) noexcept {
+  auto* at = static_cast<std::byte*>(to);
+  while (bytes != 0) {
+    const long got = call(SYS_getrandom, arg(at), static_cast<long>(bytes), 0);
+    if (got == -EINTR) continue;
+    if (got <= 0) return std::unexpected(checked(got == 0 ? -EIO : got, "getrandom").error());
+    at += got;
+    bytes -= static_cast<std::size_t>(got);
+  }
+  return {};
+}
+
 int gettid() noexcept { return static_cast<int>(call(SYS_gettid)); }
 void be_preferred() noexcept {
   constexpr long kSteps = 10;

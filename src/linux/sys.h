@@ -77,6 +77,9 @@ void name_thread(const char* name) noexcept;
 // Also true for a process that may not be signalled, and for one that nobody has waited for yet.
 [[nodiscard]] bool process_exists(int pid) noexcept;
 
+// Random bytes from the kernel, fit for keys.
+[[nodiscard]] Result<void> random_bytes(void* to, std::size_t bytes) noexcept;
+
 // Reads a small text file whole into `buffer`, zero-terminated; returns the length without the zero. What does not fit
 // is cut off.
 [[nodiscard]] Result<std::size_t> read_text(const char* path, char* buffer, std::size_t room) noexcept;

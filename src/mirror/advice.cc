@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include <cerrno>
 
@@ -25,6 +26,13 @@ PageRange pages(void* address, std::size_t bytes) {
 
 long raw_madvise(void* address, std::size_t bytes, int advice) {
   return sys::call(SYS_madvise, sys::arg(address), static_cast<long>(bytes), advice);
+}
+
+// What the program gave a pointer to, without dying of a bad one.
+bool read_own(const void* from, void* to, std::size_t bytes) {
+  const iovec local{to, bytes}, remote{const_cast<void*>(from), bytes};
+  return sys::call(SYS_process_vm_readv, sys::call(SYS_getpid), sys::arg(&local), 1, sys::arg(&remote), 1) ==
+         static_cast<long>(bytes);
 }
 
 int protection_of(const Mapping& mapping) {
@@ -199,7 +207,8 @@ long advise(void* address, std::size_t bytes, int advice) noexcept {
   // Back from the call, the pages are gone: what is there now may be migrated at once.
   space.pump();
   space.end_quarantine(pages(address, bytes));
-  if (result == 0 && advice == MADV_DONTNEED) session->file_copies().give_back(space, pages(address, bytes));
+  // ENOMEM: a part is not mapped, and the rest was dropped.
+  if ((result == 0 || result == -ENOMEM) && advice == MADV_DONTNEED) session->file_copies().give_back(space, pages(address, bytes));
   return result;
 }
 
@@ -217,6 +226,30 @@ long mincore(void* address, std::size_t bytes, unsigned char* resident) noexcept
     return true;
   });
   return result;
+}
+
+void before_io_uring_register(unsigned opcode, const void* argument, unsigned count) noexcept {
+  Session* session = Session::existing();
+  if (session == nullptr || argument == nullptr) return;
+  constexpr unsigned kRegisterBuffers = 0, kRegisterBuffers2 = 15;
+  const void* list = argument;
+  if (opcode == kRegisterBuffers2) {
+    struct {
+      std::uint32_t count, flags;
+      std::uint64_t reserved, data, tags;
+    } request{};
+    if (!read_own(argument, &request, sizeof request)) return;
+    list = reinterpret_cast<const void*>(request.data);
+    count = request.count;
+  } else if (opcode != kRegisterBuffers) {
+    return;
+  }
+  const GatePass pass(session->gate());
+  for (unsigned i = 0; i < count; ++i) {
+    iovec buffer{};
+    if (!read_own(static_cast<const iovec*>(list) + i, &buffer, sizeof buffer)) return;  // the kernel says what is wrong
+    if (buffer.iov_base != nullptr && buffer.iov_len != 0) session->bring_coherent_home(pages(buffer.iov_base, buffer.iov_len));
+  }
 }
 
 }  // namespace whimbrel::mirror

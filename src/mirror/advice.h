@@ -21,4 +21,8 @@ namespace whimbrel::mirror {
 // mincore: device, migrating and exclusive pages count as resident (MA-14).
 [[nodiscard]] long mincore(void* address, std::size_t bytes, unsigned char* resident) noexcept;
 
+// io_uring_register: buffers are about to be pinned for long, and no page of a coherent node may be (GP-03). Pages of private
+// nodes come home by themselves.
+void before_io_uring_register(unsigned opcode, const void* argument, unsigned count) noexcept;
+
 }  // namespace whimbrel::mirror

@@ -20,7 +20,9 @@ namespace {
 
 constexpr std::uint64_t kRoundPages = 32;
 constexpr PageRange kEverything{PageIndex(), PageCount(std::uint64_t{1} << (kUserAddressBits - kPageShift))};
-constexpr std::int64_t kPatienceNs = 1'000'000'000;  // HMM_RANGE_DEFAULT_TIMEOUT
+// Ten times HMM_RANGE_DEFAULT_TIMEOUT: a round in which 32 pages come home one after the other takes that much longer here
+// on a busy machine, and EBUSY is for views that never become stable.
+constexpr std::int64_t kPatienceNs = 10'000'000'000;
 
 // Bytes of the program itself, without dying of a page that has just been unmapped.
 bool read_program(std::byte* to, PageIndex at, std::size_t bytes) {

@@ -110,6 +110,7 @@ Result<Pfn> Node::alloc(unsigned order, OpenFlags* by) noexcept {
 }
 
 void Node::forget(const OpenFlags* closed) noexcept {
+  if (map_->pages_in_use() == 0) return;
   const std::uint16_t number = Session::of(space_).family().number_of(closed);
   MutexLock hold(mutex_);
   for (std::uint64_t chunk = 0; chunk < chunks_.size(); ++chunk) {
@@ -335,6 +336,9 @@ void Node::bring_home(PageRange range) noexcept {
   args.dst = dst;
   args.pgmap_owner = this;
   args.flags = select_flag();
+  const LockLift unlocked(space_, coherent() ? range : PageRange{});
+  const ProtectionLift lift(space_, coherent() ? range : PageRange{});
+  args.read_only = lift.lifted();
   if (!migrate_vma_setup(space_, args)) return;
   Session::of(space_).forget_everywhere(*this, range);
   for (std::uint64_t i = 0; i < args.npages; ++i) {
@@ -355,7 +359,7 @@ void Node::evict(bool destroy) noexcept {
       if (!chunks_[chunk].present) continue;
       if (destroy) chunks_[chunk].removing = true;
     }
-    evict_chunk(chunk);
+    if (map_->pages_in_use() != 0) evict_chunk(chunk);
   }
   if (!destroy) return;
   for (int tries = 0; map_->pages_in_use() != 0; ++tries) {  // RL-01: until all are free

@@ -58,6 +58,8 @@ class Node final : public PageMapOps {
   // (RL-01).
   void evict(bool destroy) noexcept;
 
+  // The pages of this node in the range (at most 512, in one mapping), as base pages.
+  void bring_home(PageRange range) noexcept;
   // A fork is about to share what is on the node; pages shared before keep the number of that fork.
   void note_shared(std::uint32_t generation) noexcept EXCLUDES(mutex_);
   // Pages of a folio are about to come home: the processes they are shared with bring theirs home too (FK-07).
@@ -75,8 +77,6 @@ class Node final : public PageMapOps {
   [[nodiscard]] bool add_chunk_locked(bool huge) noexcept REQUIRES(mutex_);
   // Where these pages of one folio are mapped; empty when they are not. A folio in pieces: the first page only.
   [[nodiscard]] PageRange mapped_range(Pfn first, PageCount count) noexcept;
-  // The pages of this node in the range, as base pages.
-  void bring_home(PageRange range) noexcept;
   void drop_page_table(PageRange unit) noexcept;
   void evict_chunk(std::uint64_t chunk) noexcept;
   // Pages that lie next to each other here and in the program (at most 512) come home.

@@ -1,7 +1,7 @@
 // The calls of the program that the mirror devices are behind. Everything else goes straight to the kernel.
 //
 // Interposed: open and its relatives (the four nodes appear), close and its relatives, ioctl, read, write, mmap (of a
-// node), fork; and what the kernel reports late, not at all, or answers otherwise for memory that is watched: mprotect,
+// node), fork, syscall; and what the kernel reports late, not at all, or answers otherwise for memory that is watched: mprotect,
 // madvise, mincore, mremap, mlock.
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -205,6 +205,19 @@ EXPORT int mlock2(const void* address, size_t bytes, unsigned flags) noexcept {
 EXPORT int mlockall(int flags) noexcept {
   mirror::memory_was_locked().store(true);
   return give<int>(sys::call(SYS_mlockall, flags));
+}
+
+// Calls that libc has no function for are made through this one.
+EXPORT long syscall(long number, ...) noexcept {
+  va_list arguments;
+  va_start(arguments, number);
+  long a[6];
+  for (long& argument : a) argument = va_arg(arguments, long);
+  va_end(arguments);
+  if (number == SYS_io_uring_register) {
+    mirror::before_io_uring_register(static_cast<unsigned>(a[1]), reinterpret_cast<const void*>(a[2]), static_cast<unsigned>(a[3]));
+  }
+  return give<long>(sys::call(number, a[0], a[1], a[2], a[3], a[4], a[5]));
 }
 
 EXPORT pid_t fork() {

@@ -88,6 +88,8 @@ class Session final : public HolePolicy, public SpaceObserver {
   }
   // What other processes of the family have done to pages that this one shares.
   void follow_family() noexcept;
+  // Pages of coherent nodes in the range become RAM.
+  void bring_coherent_home(PageRange range) noexcept;
   // This process has evicted a whole node: the others are to do the same.
   void note_evicted(int minor) noexcept;
 

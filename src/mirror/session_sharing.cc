@@ -148,4 +148,18 @@ void Session::unshare_unit_locked(PageRange unit) noexcept {
   mmu_->wake(unit);
 }
 
+void Session::bring_coherent_home(PageRange range) noexcept {
+  for (PageIndex at = range.first; at < range.end();) {
+    const Result<Mapping> mapping = mmu_->mapping_at_or_above(at);
+    if (!mapping || mapping->range.first >= range.end()) return;
+    if (at < mapping->range.first) at = mapping->range.first;
+    const PageIndex unit_end = at.huge_base() + PageCount(kPagesPerHuge);
+    const PageRange part = PageRange::between(at, unit_end).intersect(mapping->range).intersect(range);
+    for (Node* node : nodes_) {
+      if (node->coherent() && node->map().pages_in_use() != 0) node->bring_home(part);
+    }
+    at = part.end();
+  }
+}
+
 }  // namespace whimbrel::mirror

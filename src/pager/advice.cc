@@ -2,29 +2,29 @@
 
 namespace whimbrel {
 
+// False: full.
+bool Advice::keep_locked(PageRange part, AccessPattern pattern, std::size_t* used) noexcept {
+  if (part.empty() || pattern == AccessPattern::kNormal) return true;
+  if (*used == kMost) return false;
+  next_[(*used)++] = {part, pattern};
+  return true;
+}
+
 Result<void> Advice::set(PageRange range, AccessPattern pattern) noexcept {
   MutexLock hold(mutex_);
   std::size_t used = 0;
   bool room = true;
-  const auto keep = [&](PageRange part, AccessPattern what) {
-    if (part.empty() || what == AccessPattern::kNormal) return;
-    if (used == kMost) {
-      room = false;
-      return;
-    }
-    next_[used++] = {part, what};
-  };
   const std::size_t count = count_.load(std::memory_order_relaxed);
   for (std::size_t i = 0; i < count; ++i) {
     const Entry& old = entries_[i];
     if (!old.range.overlaps(range)) {
-      keep(old.range, old.pattern);
+      room = keep_locked(old.range, old.pattern, &used) && room;
       continue;
     }
-    if (old.range.first < range.first) keep(PageRange::between(old.range.first, range.first), old.pattern);
-    if (range.end() < old.range.end()) keep(PageRange::between(range.end(), old.range.end()), old.pattern);
+    room = keep_locked(PageRange::between(old.range.first, range.first), old.pattern, &used) && room;
+    room = keep_locked(PageRange::between(range.end(), old.range.end()), old.pattern, &used) && room;
   }
-  keep(range, pattern);
+  room = keep_locked(range, pattern, &used) && room;
   if (!room) return fail(Errc::kNoMemory, 0, "too many advised ranges");
   entries_ = next_;
   count_.store(used, std::memory_order_relaxed);

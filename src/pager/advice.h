@@ -39,6 +39,7 @@ class Advice {
     PageRange range;
     AccessPattern pattern = AccessPattern::kNormal;
   };
+  [[nodiscard]] bool keep_locked(PageRange part, AccessPattern pattern, std::size_t* used) noexcept REQUIRES(mutex_);
   [[nodiscard]] PageRange shape_advised(PageIndex page, PageRange window, PageCount most) noexcept EXCLUDES(mutex_);
 
   Mutex mutex_;

@@ -33,7 +33,10 @@ Result<void> Pager::unmanage(PageRange range) noexcept {
   {
     GateSection change(core_.tables);
     MutexLock hold(core_.mutex);
-    if (change) core_.pins.forget(range);
+    if (change) {
+      core_.pins.forget(range);
+      core_.copies.drop(range);
+    }
   }
   core_.dropped_pages.fetch_add(range.count.raw(), std::memory_order_relaxed);  // counted no more
   return {};

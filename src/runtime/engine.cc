@@ -156,7 +156,7 @@ bool Engine::wait_for_need() noexcept {
     give_up(up.error());
     slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
     const char* const where = up.error().where;
-    say("this process runs without a budget: ", where != nullptr && *where != 0 ? where : errc_name(up.error().code));
+    if (settings_.whole_process) say("this process runs without a budget: ", where != nullptr && *where != 0 ? where : errc_name(up.error().code));
     return false;
   }
 }

@@ -73,8 +73,8 @@ Result<StatsFile> StatsFile::create(const char* path, const Limits& limits) noex
   for (std::size_t i = 0; i + 1 < layout->header.device.size() && limits.device[i] != 0; ++i) {
     layout->header.device[i] = limits.device[i];
   }
-  std::atomic_thread_fence(std::memory_order_release);
-  layout->header.magic = kStatsMagic;
+  // Last: who finds it finds the rest.
+  std::atomic_ref<std::uint64_t>(layout->header.magic).store(kStatsMagic, std::memory_order_release);
   return StatsFile(layout);
 }
 
@@ -87,12 +87,17 @@ Result<StatsFile> StatsFile::open(const char* path) noexcept {
   sys::close(*fd);
   if (!mapped) return std::unexpected(mapped.error());
   auto* layout = static_cast<StatsLayout*>(*mapped);
-  if (layout->header.magic != kStatsMagic || layout->header.version != kStatsVersion ||
+  if (std::atomic_ref<std::uint64_t>(layout->header.magic).load(std::memory_order_acquire) != kStatsMagic || layout->header.version != kStatsVersion ||
       layout->header.slots != kStatsSlots) {
     sys::munmap(layout, sizeof(StatsLayout));
     return fail(Errc::kInvalid, 0, "statistics file of another version");
   }
   return StatsFile(layout);
+}
+
+void StatsFile::unmap() noexcept {
+  if (layout_ != nullptr) sys::munmap(layout_, sizeof(StatsLayout));
+  layout_ = nullptr;
 }
 
 StatsSlot* StatsFile::claim(std::uint32_t pid, std::uint32_t parent_pid, std::int64_t now_ns) const noexcept {

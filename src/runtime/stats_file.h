@@ -111,6 +111,9 @@ class StatsFile {
   // Maps an existing one. kInvalid: not a statistics file, or of another version.
   [[nodiscard]] static Result<StatsFile> open(const char* path) noexcept;
 
+  // For readers: gives the mapping back. No copy of this object is good afterwards.
+  void unmap() noexcept;
+
   constexpr StatsFile() noexcept = default;
   // Without a file: counters go to a page of this process and are lost with it.
   [[nodiscard]] explicit operator bool() const noexcept { return layout_ != nullptr; }

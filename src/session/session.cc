@@ -24,6 +24,13 @@ SessionList g_list;
 
 constexpr const char* kDoctor = "`whimbrel doctor` says what this machine allows";
 
+// The call that failed, in words where it is the one that people meet.
+const char* reason_of(const Error& error) noexcept {
+  const std::string_view where = error.where;
+  if (where.find("userfaultfd") != where.npos) return "userfaultfd is not to be had here";
+  return where.empty() ? errc_name(error.code) : error.where;
+}
+
 int find_preload(dl_phdr_info* object, std::size_t, void* found) {
   const std::string_view name = object->dlpi_name != nullptr ? object->dlpi_name : "";
   if (name.find("libwhimbrel-preload") != name.npos) *static_cast<bool*>(found) = true;
@@ -110,7 +117,7 @@ int whimbrel_session::open(const whimbrel_session_options& options, whimbrel_ses
     const int code = capi::errno_of(started.error());
     destroy(made);
     return told ? capi::complain_because(code, kWhat, said, session::kDoctor)
-                : complain(started.error(), kWhat, session::kDoctor);
+                : capi::complain_because(code, kWhat, session::reason_of(started.error()), session::kDoctor);
   }
   *room = made;
   *out = made;

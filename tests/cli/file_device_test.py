@@ -63,6 +63,10 @@ class File(cli_test.CommandTest):
     def test_compressed(self):
         self.assert_fills(f"file:{self.store},compress=zstd,extent=16K")
 
+    def test_encrypted(self):
+        self.assert_fills(f"file:{self.store},encrypt=on")
+        self.assert_fills(f"file:{self.store},encrypt=on,compress=lz4,direct=off,ring=off")
+
     def test_sort(self):
         rows = random.Random(5)
         text = "".join(f"{rows.getrandbits(64):016x} {i}\n" for i in range(400_000))

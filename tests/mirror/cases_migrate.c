@@ -228,6 +228,10 @@ MIRROR_CASE(migrate, dropped_copies_of_a_private_file_are_the_file_again, EACH_K
   EXPECT_TO_DEVICE(node, at + 2 * DMIRROR_PAGE, 6, "v1*6");
   EXPECT(madvise(at + 2 * DMIRROR_PAGE, 2 * DMIRROR_PAGE, MADV_FREE) == -1 && errno == EINVAL);
   REQUIRE(madvise(at + 3 * DMIRROR_PAGE, 2 * DMIRROR_PAGE, MADV_DONTNEED) == 0);
+  // Reaches beyond the mapping: what is mapped is dropped all the same.
+  stamp(at + 15 * DMIRROR_PAGE, 1, 1);
+  EXPECT_TO_DEVICE(node, at + 15 * DMIRROR_PAGE, 1, "v1");
+  EXPECT(madvise(at + 15 * DMIRROR_PAGE, 4 * DMIRROR_PAGE, MADV_DONTNEED) == -1 && errno == ENOMEM);
   EXPECT_CONTENTS(at, 16, "v9*2 v1 v9*2 v1*3 v9*8");
   EXPECT_TO_DEVICE(node, at + 6 * DMIRROR_PAGE, 2, "v1*2");
   char* away = mremap(at + 6 * DMIRROR_PAGE, DMIRROR_PAGE, DMIRROR_PAGE, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,

@@ -123,10 +123,11 @@ void ChainDevice::fetch(std::uint32_t tier) noexcept {
     i += n;
   }
   mover_.batch.run(tiers_);
+  bool* const wanted = group.wanted.data();
   mover_.batch.for_each([&](std::uint32_t part, const DeviceOp& op, std::uint32_t first) {
     if (op.result) return;
     note(part, op.result.error());
-    for (std::uint32_t i = 0; i < op.pages; ++i) group.wanted[first + i] = false;
+    for (std::uint32_t i = 0; i < op.pages; ++i) wanted[first + i] = false;
   });
 }
 

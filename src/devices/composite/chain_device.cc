@@ -139,9 +139,39 @@ void ChainDevice::submit(DeviceBatch& batch) noexcept {
   store_all(batch);
 }
 
+bool ChainDevice::load_in_one(DeviceOp& op) noexcept {
+  const SlotPlace place = table_.place_of(op.first, op.pages);
+  PartWord word;
+  {
+    MutexLock lock(table_.stripe(place.unit));
+    const CompositeUnit* unit = table_.find_reserved(place);
+    if (unit == nullptr || unit->state != CompositeUnit::State::kStored) {
+      finish(op, fail(Errc::kInvalid, 0, "load of an empty slot"));
+      return true;
+    }
+    const std::span<const PartWord> words = table_.words(place.unit).subspan(place.page, place.pages);
+    if (tiers_.run_length(words) != place.pages) return false;
+    word = words[0];
+    pins_.pin(place.unit);
+  }
+  const std::int64_t start = options_.clock != nullptr ? options_.clock->now_ns() : 0;
+  DeviceOp part{.kind = DeviceOp::Kind::kLoad, .first = word.slot(), .pages = op.pages, .memory = op.memory};
+  DeviceBatch batch{.ops = {&part, 1}};
+  tiers_[word.part()].submit(batch);
+  tiers_[word.part()].wait(batch);
+  pins_.unpin(place.unit);
+  if (!part.result) failed_tier_.store(word.part(), kRelaxed);
+  finish(op, part.result);
+  if (options_.clock != nullptr) {
+    counters_.load_ns.fetch_add(static_cast<std::uint64_t>(options_.clock->now_ns() - start), kRelaxed);
+  }
+  return true;
+}
+
 void ChainDevice::load_all(DeviceBatch& batch) noexcept {
   const auto is_load = [](const DeviceOp& op) { return op.kind == DeviceOp::Kind::kLoad; };
   if (std::none_of(batch.ops.begin(), batch.ops.end(), is_load)) return;
+  if (batch.ops.size() == 1 && load_in_one(batch.ops[0])) return;
   const std::int64_t start = options_.clock != nullptr ? options_.clock->now_ns() : 0;
   const Loaders::Lease parts(loaders_);
   for (std::size_t next = 0; next < batch.ops.size();) {

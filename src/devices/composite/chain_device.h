@@ -115,6 +115,8 @@ class ChainDevice final : public Device {
   void note(std::uint32_t tier, const Error& error) noexcept;
 
   void load_all(DeviceBatch& batch) noexcept;
+  // A fault for a page or a few: without a worker. False: it lies in more than one piece, and nothing was done.
+  [[nodiscard]] bool load_in_one(DeviceOp& op) noexcept;
   [[nodiscard]] Result<void> begin_load(const DeviceOp& op, std::uint32_t owner, PartBatch& parts) noexcept;
   void finish(DeviceOp& op, Result<void> result) noexcept;
 

@@ -58,6 +58,7 @@ struct Parts {
   [[nodiscard]] std::span<const int> carried() const noexcept { return {carried_.data(), carried_count_}; }
 
  private:
+  // As many as engine threads can keep. A file has one for each generation of processes that it is shared with.
   static constexpr std::size_t kMostCarried = 64;
   std::array<int, kMostCarried> carried_{};
   std::size_t carried_count_ = 0;

@@ -17,7 +17,8 @@ enum class ExtentState : std::uint8_t {
 
 struct Extent {
   std::uint64_t live;   // slots that were not released
-  std::uint64_t value;  // kFilled: the word; kCompressed: the blob's own checksum; kFree: the next free unit
+  std::uint64_t value;  // kFilled: the word; kCompressed: the blob's own checksum; kFree: the next free unit.
+                        // Encrypted: the number of the store
   std::uint64_t block;  // of the file, where it begins
   std::uint32_t bytes;  // in the file
   std::uint8_t pages;   // reserved
@@ -39,17 +40,16 @@ struct Extent {
 };
 static_assert(sizeof(Extent) == 32, "memory per unit is a promise");
 
-// With one checksum for each page of a unit.
+// With a mark for each page of a unit, by which its contents are known again: a checksum of 4 bytes, or a tag of 16
+// (file_cipher.h). A compressed unit that is encrypted has one tag, the first.
 class ExtentTable : public SlotTable<Extent> {
  public:
-  ExtentTable(MemorySource& source, std::uint64_t max_units, std::uint32_t unit_pages) noexcept
-      : SlotTable(source, {.max_units = max_units,
-                           .unit_pages = unit_pages,
-                           .extra_bytes = (unit_pages + 1) / 2 * 2 * sizeof(std::uint32_t)}) {}
+  ExtentTable(MemorySource& source, std::uint64_t max_units, std::uint32_t unit_pages, std::size_t mark_bytes) noexcept
+      : SlotTable(
+            source,
+            {.max_units = max_units, .unit_pages = unit_pages, .extra_bytes = (unit_pages * mark_bytes + 7) / 8 * 8}) {}
   // Of a unit that find() knows.
-  [[nodiscard]] std::uint32_t* sums(std::uint64_t unit) noexcept {
-    return reinterpret_cast<std::uint32_t*>(extra(unit));
-  }
+  [[nodiscard]] std::byte* marks(std::uint64_t unit) noexcept { return extra(unit); }
 };
 
 }  // namespace whimbrel

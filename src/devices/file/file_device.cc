@@ -23,6 +23,9 @@ Result<FileDevice*> FileDevice::create(MemorySource& source, const Options& opti
       options.depth == 0 || options.depth > FileQueue::kMost || std::strlen(options.path) >= kMostPath) {
     return fail(Errc::kInvalid, 0, "FileDevice options");
   }
+  if (options.encrypt && !FileCipher::is_possible()) {
+    return fail(Errc::kNotSupported, 0, "cannot be encrypted: this processor has no AES instructions");
+  }
   auto* device = make_from<FileDevice>(source, source, options);
   if (device == nullptr) return fail(Errc::kNoMemory, 0, "FileDevice");
   const Result<void> ready = device->init();
@@ -40,16 +43,21 @@ FileDevice::FileDevice(MemorySource& source, const Options& options) noexcept
     : options_(options),
       source_(source),
       map_(source, block_limit(options)),
-      table_(source, options.max_pages / options.unit_pages, options.unit_pages),
+      table_(source, options.max_pages / options.unit_pages, options.unit_pages,
+             options.encrypt ? FileCipher::kTagBytes : sizeof(std::uint32_t)),
       storers_(source, options.store_workers),
       loaders_(source, options.load_workers) {
   std::memcpy(path_, options.path, std::strlen(options.path));
   options_.path = path_;
+  if (options_.encrypt) {
+    mark_bytes_ = FileCipher::kTagBytes;
+    bounce_bytes_ = static_cast<std::uint32_t>(options.unit_pages * kBlockBytes);
+  }
   if (options_.codec != CodecId::kRaw) {
     bounce_bytes_ =
         static_cast<std::uint32_t>((max_blob_bytes(options.unit_pages) + kBlockBytes - 1) & ~(kBlockBytes - 1));
-    if (options_.depth > kMostBounces) options_.depth = kMostBounces;
   }
+  if (bounce_bytes_ != 0 && options_.depth > kMostBounces) options_.depth = kMostBounces;
 }
 
 Result<void> FileDevice::init() noexcept {
@@ -84,9 +92,10 @@ Result<void> FileDevice::init_worker(Worker& worker, bool stores) noexcept {
     worker.contents = SourceArray<std::byte>(source_, options_.unit_pages * kBlockBytes);
     if (worker.contents.empty()) return fail(Errc::kNoMemory, 0, "FileDevice worker");
   }
-  if (options_.codec == CodecId::kRaw) return {};
+  if (options_.codec == CodecId::kRaw && !(stores && options_.encrypt)) return {};
   worker.bounce = SourceArray<std::byte>(source_, options_.depth * std::size_t{bounce_bytes_});
   if (worker.bounce.empty()) return fail(Errc::kNoMemory, 0, "FileDevice worker");
+  if (options_.codec == CodecId::kRaw) return {};
   return stores ? worker.encoder.init(source_, options_.codec, options_.level, options_.unit_pages)
                 : worker.decompressor.init(source_);
 }
@@ -106,6 +115,14 @@ Result<int> FileDevice::own_volume() noexcept {
     volume.length.store(0, std::memory_order_relaxed);
     const Result<void> opened = volume.file.open(file_options());
     if (!opened) return std::unexpected(opened.error());
+    if (options_.encrypt) {
+      // Also in a child that has its parent's keys: no two files are encrypted with the same.
+      if (const Result<void> made = volume.cipher.make_key(); !made) {
+        volume.file.close();
+        return std::unexpected(made.error());
+      }
+      volume.sealed.store(0, std::memory_order_relaxed);
+    }
     const std::uint64_t fixed = volume.file.fixed_bytes();
     if (fixed != 0) map_.set_limit(fixed / kBlockBytes);
     own_.store(i, std::memory_order_release);

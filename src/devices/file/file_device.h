@@ -4,7 +4,8 @@
 // part of a unit is read alone. With a codec in front, units that shrink become blobs (blob.h), the others stay as they
 // are. Checksums are kept in memory, one for each page or blob, so what comes back is exactly what was stored last: a
 // block that was damaged, overwritten or never written is kCorrupt. Units of one repeated word need no place in the
-// file.
+// file. When they are encrypted each page or blob has a tag instead, and each file of a process a key of its own
+// (file_cipher.h).
 //
 // Threads. Every batch runs on one worker, which has a ring of its own (file_queue.h); there are workers for loads and
 // others for stores, so a fetch never queues behind write-out. Transfers go straight between the file and the
@@ -32,6 +33,7 @@
 #include "devices/context_pool.h"
 #include "devices/file/block_map.h"
 #include "devices/file/extent_table.h"
+#include "devices/file/file_cipher.h"
 #include "devices/file/file_queue.h"
 #include "linux/store_file.h"
 #include "port/device.h"
@@ -52,6 +54,7 @@ class FileDevice final : public Device {
     std::uint32_t unit_pages = 16;  // a power of two; at most 16 with a codec
     CodecId codec = CodecId::kRaw;
     int level = 1;
+    bool encrypt = false;                  // with a key that is made for the file and never leaves this process
     std::uint32_t depth = 16;              // transfers under way for one batch, 1..64
     std::uint64_t max_pages = 1ull << 28;  // slot numbers (1 TiB)
     std::uint32_t store_workers = 2;
@@ -99,19 +102,21 @@ class FileDevice final : public Device {
     DeviceOp* op = nullptr;
     Place place;
     Extent extent{};
-    std::array<std::uint32_t, kMostUnitPages> sums{};
+    alignas(8) std::array<std::byte, kMostUnitPages * FileCipher::kTagBytes> marks{};
   };
   struct Worker {
     FileQueue queue;
     std::uint64_t free_tags = 0;
     SourceArray<Pending> pending;
-    SourceArray<std::byte> bounce;    // with a codec: a place for a blob for each transfer
+    SourceArray<std::byte> bounce;    // a place for a blob or for what is encrypted, for each transfer
     SourceArray<std::byte> contents;  // of one unit
     BlobEncoder encoder;
     Decompressor decompressor;
   };
   struct Volume {
     StoreFile file;
+    FileCipher cipher;
+    std::atomic<std::uint64_t> sealed{0};  // stores that were encrypted with this key
     std::atomic<std::uint64_t> length{0};  // bytes, as far as stores have made sure of it
     std::atomic<std::uint64_t> units{0};   // that have something in it
   };
@@ -150,6 +155,9 @@ class FileDevice final : public Device {
   void remember(const Error& error) noexcept;
   [[nodiscard]] FileTransfer transfer(FileTransfer::Kind kind, const Extent& extent, std::uint64_t block,
                                       std::byte* memory, std::uint32_t bytes) const noexcept;
+  // Encrypts what is about to be written: a unit page by page, or a blob. Where it is then.
+  [[nodiscard]] std::byte* seal(Worker& worker, std::uint32_t tag, Volume& volume, Pending& pending,
+                                const std::byte* contents) noexcept;
   [[nodiscard]] std::byte* bounce_of(Worker& worker, std::uint32_t tag) noexcept;
   void close_carried() noexcept;
 
@@ -165,6 +173,7 @@ class FileDevice final : public Device {
   bool ring_ = false;
   bool can_make_again_ = true;
   std::uint32_t bounce_bytes_ = 0;
+  std::size_t mark_bytes_ = sizeof(std::uint32_t);
   std::atomic<bool> punching_{true};
   std::atomic<int> last_sys_{0};
   std::atomic<const char*> last_where_{""};

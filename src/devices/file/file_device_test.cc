@@ -84,7 +84,8 @@ DeviceUnderTest file(std::string name, FileDevice::Options options, bool named =
 // Sanitizers make the suite five times as slow: the ways that differ in code only.
 INSTANTIATE_TEST_SUITE_P(File, DeviceSuite,
                          ::testing::Values(file("direct", {}), file("pread", {.ring = false}),
-                                           file("lz4_16K", {.unit_pages = 4, .codec = CodecId::kLz4})),
+                                           file("lz4_16K", {.unit_pages = 4, .codec = CodecId::kLz4}),
+                                           file("encrypted_zstd", {.codec = CodecId::kZstd, .encrypt = true})),
                          device_name);
 #else
 INSTANTIATE_TEST_SUITE_P(
@@ -92,7 +93,8 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(file("direct", {}), file("named", {}, true), file("buffered", {.direct = DirectIo::kOff}),
                       file("pread", {.ring = false}), file("pread_buffered", {.direct = DirectIo::kOff, .ring = false}),
                       file("page", {.unit_pages = 1}), file("pages64_depth3", {.unit_pages = 64, .depth = 3}),
-                      file("lz4", {.codec = CodecId::kLz4}), file("zstd", {.codec = CodecId::kZstd}),
+                      file("lz4_encrypted", {.codec = CodecId::kLz4, .encrypt = true}),
+                      file("encrypted", {.encrypt = true}), file("zstd", {.codec = CodecId::kZstd}),
                       file("zstd_16K_buffered_pread",
                            {.direct = DirectIo::kOff, .ring = false, .unit_pages = 4, .codec = CodecId::kZstd})),
     device_name);

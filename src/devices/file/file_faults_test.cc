@@ -117,6 +117,121 @@ class FileFaults : public ::testing::Test {
   std::vector<std::string> undo_;
 };
 
+// --- encryption -----------------------------------------------------------------------------------------------------
+
+class Encrypted : public FileFaults, public ::testing::WithParamInterface<CodecId> {
+ protected:
+  void SetUp() override {
+    if (!FileCipher::is_possible()) GTEST_SKIP() << "this processor has no AES instructions";
+    options_.direct = DirectIo::kOff;  // so that it can be read here
+    options_.codec = GetParam();
+  }
+  // What is in the file, from one end to the other.
+  std::string on_disk() {
+    std::string bytes;
+    std::vector<char> buffer(1 << 20);
+    const int fd = file_->descriptor();
+    for (off_t at = ::lseek(fd, 0, SEEK_DATA); at >= 0; at = ::lseek(fd, at, SEEK_DATA)) {
+      const ssize_t n = ::pread(fd, buffer.data(), buffer.size(), at);
+      if (n <= 0) break;
+      bytes.append(buffer.data(), static_cast<std::size_t>(n));
+      at += n;
+    }
+    return bytes;
+  }
+  // A unit in which every page has the secret, and noise besides, so that it is neither filled nor compressed away.
+  DeviceSlot put_secret() {
+    Pages pages(kUnit);
+    fill_pages(Contents::kRandom, 1, pages.bytes());
+    for (std::uint32_t i = 0; i < kUnit; ++i) std::memcpy(pages.page(i) + 100 * i, secret_.data(), secret_.size());
+    const DeviceSlot slot = device_->reserve(kUnit).value();
+    EXPECT_TRUE(store(*device_, slot, kUnit, pages.data()).has_value());
+    Pages back(kUnit);
+    EXPECT_TRUE(load(*device_, slot, kUnit, back.data()).has_value());
+    EXPECT_EQ(std::memcmp(back.data(), pages.data(), kUnit * kPageBytes), 0);
+    return slot;
+  }
+  static std::size_t count(const std::string& text, const std::string& what) {
+    std::size_t n = 0;
+    for (std::size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) ++n;
+    return n;
+  }
+  const std::string secret_ = "this must never be found on a disk that somebody throws away";
+};
+
+TEST_P(Encrypted, WhatIsStoredCannotBeFoundInTheFile) {
+  make();
+  put_secret();
+  EXPECT_EQ(count(on_disk(), secret_), kUnit) << "the search itself";
+  options_.encrypt = true;
+  make();
+  put_secret();
+  const std::string bytes = on_disk();
+  EXPECT_GE(bytes.size(), kUnit * kPageBytes);
+  EXPECT_EQ(count(bytes, secret_), 0u);
+  EXPECT_EQ(count(bytes, secret_.substr(0, 12)), 0u);
+}
+
+TEST_P(Encrypted, TheSameContentsNeverLookTheSame) {
+  options_.encrypt = true;
+  make();
+  put_secret();
+  put_secret();
+  const std::string bytes = on_disk();
+  ASSERT_GE(bytes.size(), 2 * kUnit * kPageBytes);
+  for (std::size_t at = 0; at + kPageBytes <= kUnit * kPageBytes; at += kPageBytes) {
+    EXPECT_EQ(count(bytes, bytes.substr(at, 32)), 1u) << "block " << at / kPageBytes;
+  }
+}
+
+TEST_P(Encrypted, AChildHasAKeyOfItsOwn) {
+  options_.encrypt = true;
+  make();
+  const DeviceSlot inherited = put_secret();
+  const std::string parents = on_disk();
+  device_->prepare_fork();
+  const pid_t child = ::fork();
+  if (child == 0) {
+    device_->after_fork_in_child();
+    // Its first store has the number that its parent's had.
+    put_secret();
+    const std::string own = on_disk();
+    Pages back(kUnit);
+    const bool good = load(*device_, inherited, kUnit, back.data()).has_value() &&
+                      std::memcmp(back.page(3) + 300, secret_.data(), secret_.size()) == 0;
+    ::_exit(own.size() < kPageBytes ? 1 : own.substr(0, 32) == parents.substr(0, 32) ? 2 : good ? 0 : 3);
+  }
+  device_->after_fork_in_parent();
+  int status = 0;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST_P(Encrypted, AFlippedByteIsATypedError) {
+  options_.encrypt = true;
+  make();
+  const DeviceSlot slot = put_secret();
+  const int fd = file_->descriptor();
+  const off_t at = ::lseek(fd, 0, SEEK_DATA) + 5 * static_cast<off_t>(kPageBytes) + 77;
+  char byte = 0;
+  ASSERT_EQ(::pread(fd, &byte, 1, at), 1);
+  byte = static_cast<char>(byte ^ 1);
+  ASSERT_EQ(::pwrite(fd, &byte, 1, at), 1);
+  Pages back(kUnit);
+  const Result<void> result = load(*device_, slot, kUnit, back.data());
+  ASSERT_FALSE(result.has_value());
+  EXPECT_EQ(result.error().code, Errc::kCorrupt);
+  // Its neighbours are not affected, and it is there again when the byte is.
+  EXPECT_TRUE(load(*device_, slot + 4, 1, back.data()).has_value());
+  byte = static_cast<char>(byte ^ 1);
+  ASSERT_EQ(::pwrite(fd, &byte, 1, at), 1);
+  EXPECT_TRUE(load(*device_, slot, kUnit, back.data()).has_value());
+}
+
+INSTANTIATE_TEST_SUITE_P(Codecs, Encrypted, ::testing::Values(CodecId::kRaw, CodecId::kZstd),
+                         [](const auto& codec) { return std::string(codec_name(codec.param)); });
+
 // --- full -----------------------------------------------------------------------------------------------------------
 
 TEST_F(FileFaults, ALimitOnFileSizesIsAFullDevice) {

@@ -23,7 +23,7 @@ constexpr std::array kOffOn = {"off"sv, "on"sv};
 
 struct FileArguments {
   char path[FileDevice::kMostPath] = {};
-  std::uint64_t size = 0, extent = 64 << 10, depth = 16, direct = 0, compress = 0, ring = 0, force = 0;
+  std::uint64_t size = 0, extent = 64 << 10, depth = 16, direct = 0, compress = 0, ring = 0, force = 0, encrypt = 0;
 
   Result<void> parse(std::string_view arguments, SpecMessage& message) noexcept {
     const auto [name, rest] = cut(arguments, ',');
@@ -43,11 +43,17 @@ struct FileArguments {
         SpecOption{.name = "direct", .type = Type::kChoice, .value = &direct, .choices = kDirect},
         SpecOption{.name = "extent", .type = Type::kUnit, .min = 4 << 10, .max = 256 << 10, .value = &extent},
         SpecOption{.name = "compress", .type = Type::kChoice, .value = &compress, .choices = kCompress},
+        SpecOption{.name = "encrypt", .type = Type::kChoice, .value = &encrypt, .choices = kOffOn},
         SpecOption{.name = "depth", .type = Type::kNumber, .min = 1, .max = FileQueue::kMost, .value = &depth},
         SpecOption{.name = "ring", .type = Type::kChoice, .value = &ring, .choices = kRing},
         SpecOption{.name = "force", .type = Type::kChoice, .value = &force, .choices = kOffOn},
     };
     if (const auto good = parse_options("file", rest, options, message); !good) return good;
+    if (encrypt != 0 && !FileCipher::is_possible()) {
+      message.add(
+          "file: encrypt=on needs a processor with AES instructions; encrypt the disk or its partition instead");
+      return fail(Errc::kNotSupported, 0, "device option");
+    }
     if (compress != 0 && extent > kMaxBlobPages * std::uint64_t{4096}) {
       message.add("file: extent is '").add_size(extent).add("', but with compress it can be at most 64K");
       return fail(Errc::kInvalid, 0, "device option");
@@ -95,6 +101,7 @@ Result<Device*> make_file(std::string_view text, const DeviceEnvironment& enviro
                                               .size_bytes = arguments.size,
                                               .unit_pages = static_cast<std::uint32_t>(arguments.extent / 4096),
                                               .codec = kCodecs[arguments.compress],
+                                              .encrypt = arguments.encrypt != 0,
                                               .depth = static_cast<std::uint32_t>(arguments.depth),
                                               .max_pages = environment.max_pages,
                                               .store_workers = environment.store_threads,
@@ -114,8 +121,8 @@ void destroy_file(MemorySource& memory, Device* device) noexcept {
 constinit const DeviceKind kFileDevice = {
     .name = "file",
     .usage =
-        "file:PATH[,size=SIZE,direct=auto|on|off,extent=4K..256K,compress=none|lz4|zstd,depth=1..64,"
-        "ring=auto|off,force=off|on]\n        a new file, a nameless one in a directory, or a block device",
+        "file:PATH[,size=SIZE,direct=auto|on|off,extent=4K..256K,compress=none|lz4|zstd,encrypt=off|on,"
+        "depth=1..64,ring=auto|off,force=off|on]\n        a new file, a nameless one in a directory, or a block device",
     .check = check_file,
     .make = make_file,
     .destroy = destroy_file,

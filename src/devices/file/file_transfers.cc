@@ -25,6 +25,11 @@ std::uint32_t page_sum(const std::byte* page) noexcept {
   return static_cast<std::uint32_t>(checksum64({page, kPageBytes}));
 }
 
+bool has_sum(const std::byte* page, const std::byte* mark) noexcept {
+  const std::uint32_t sum = page_sum(page);
+  return std::memcmp(mark, &sum, sizeof sum) == 0;
+}
+
 }  // namespace
 
 void FileDevice::submit(DeviceBatch& batch) noexcept {
@@ -77,6 +82,22 @@ FileTransfer FileDevice::transfer(FileTransfer::Kind kind, const Extent& extent,
 
 std::byte* FileDevice::bounce_of(Worker& worker, std::uint32_t tag) noexcept {
   return worker.bounce.data() + tag * std::size_t{bounce_bytes_};
+}
+
+std::byte* FileDevice::seal(Worker& worker, std::uint32_t tag, Volume& volume, Pending& pending,
+                            const std::byte* contents) noexcept {
+  Extent& extent = pending.extent;
+  extent.value = volume.sealed.fetch_add(1, std::memory_order_relaxed);
+  std::byte* const to = bounce_of(worker, tag);
+  if (extent.state == ExtentState::kCompressed) {
+    volume.cipher.encrypt({extent.value, 0}, {contents, extent.bytes}, to, pending.marks.data());
+    return to;
+  }
+  for (std::uint32_t i = 0; i < pending.place.pages; ++i) {
+    volume.cipher.encrypt({extent.value, i}, {contents + i * kPageBytes, kPageBytes}, to + i * kPageBytes,
+                          pending.marks.data() + i * FileCipher::kTagBytes);
+  }
+  return to;
 }
 
 // --- stores ---------------------------------------------------------------------------------------------------------
@@ -153,8 +174,13 @@ bool FileDevice::begin_store(Worker& worker, DeviceOp& op) noexcept {
       std::memset(at, 0, extent.blocks() * kBlockBytes - blob.size());  // nothing else of our memory gets there
     }
   }
-  if (extent.state == ExtentState::kRaw) {
-    for (std::uint32_t i = 0; i < op.pages; ++i) pending.sums[i] = page_sum(op.memory + i * kPageBytes);
+  if (options_.encrypt) {
+    memory = seal(worker, tag, volumes_[*own], pending, memory);
+  } else if (extent.state == ExtentState::kRaw) {
+    for (std::uint32_t i = 0; i < op.pages; ++i) {
+      const std::uint32_t sum = page_sum(op.memory + i * kPageBytes);
+      std::memcpy(pending.marks.data() + i * sizeof sum, &sum, sizeof sum);
+    }
   }
   const Result<std::uint64_t> block = map_.take(extent.blocks());
   if (!block) {
@@ -203,8 +229,8 @@ Result<void> FileDevice::publish(const Pending& pending) noexcept {
     *extent = pending.extent;
     extent->live = before.live;
     extent->pages = before.pages;
-    if (extent->state == ExtentState::kRaw) {
-      std::memcpy(table_.sums(pending.place.unit), pending.sums.data(), extent->pages * sizeof(std::uint32_t));
+    if (extent->in_file()) {
+      std::memcpy(table_.marks(pending.place.unit), pending.marks.data(), extent->pages * mark_bytes_);
     }
     count(*extent, extent->live, true);
   }
@@ -248,9 +274,9 @@ bool FileDevice::begin_load(Worker& worker, DeviceOp& op) noexcept {
       return false;
     }
     pending.extent = *extent;
-    if (extent->state == ExtentState::kRaw) {
-      std::memcpy(pending.sums.data(), table_.sums(place.unit) + place.page, place.pages * sizeof(std::uint32_t));
-    }
+    // A blob has its mark at the front, whatever part of it is wanted.
+    const std::uint32_t from = extent->state == ExtentState::kRaw ? place.page : 0;
+    std::memcpy(pending.marks.data(), table_.marks(place.unit) + from * mark_bytes_, place.pages * mark_bytes_);
   }
   const Extent& extent = pending.extent;
   if (extent.state == ExtentState::kFilled) {
@@ -293,18 +319,26 @@ Result<void> FileDevice::load(Worker& worker, const Pending& pending, std::byte*
     return error;
   };
   DeviceOp& op = *pending.op;
+  const Extent& extent = pending.extent;
+  const FileCipher& cipher = volumes_[extent.file].cipher;
   if (blob == nullptr) {
     for (std::uint32_t i = 0; i < op.pages; ++i) {
-      if (page_sum(op.memory + i * kPageBytes) != pending.sums[i])
-        return corrupt("the file does not hold what was stored");
+      std::byte* const page = op.memory + i * kPageBytes;
+      const std::byte* const mark = pending.marks.data() + i * mark_bytes_;
+      const bool good = options_.encrypt
+                            ? cipher.decrypt({extent.value, pending.place.page + i}, {page, kPageBytes}, mark)
+                            : has_sum(page, mark);
+      if (!good) return corrupt("the file does not hold what was stored");
     }
     return {};
   }
-  const Extent& extent = pending.extent;
+  if (options_.encrypt && !cipher.decrypt({extent.value, 0}, {blob, extent.bytes}, pending.marks.data())) {
+    return corrupt("the file does not hold what was stored");
+  }
   BlobHeader header;
   std::memcpy(&header, blob, sizeof header);
-  // A blob may be whole and yet not the one that was stored last.
-  if (header.checksum != extent.value) return corrupt("the file does not hold what was stored");
+  // A blob may be whole and yet not the one that was stored last; a tag would have told.
+  if (!options_.encrypt && header.checksum != extent.value) return corrupt("the file does not hold what was stored");
   const bool whole = op.pages == extent.pages;
   const std::span<std::byte> contents{whole ? op.memory : worker.contents.data(), extent.pages * kPageBytes};
   if (!decode_blob(worker.decompressor, {blob, extent.bytes}, contents)) {

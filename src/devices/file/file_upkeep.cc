@@ -24,7 +24,9 @@ bool FileDevice::maintain(std::size_t budget_bytes) noexcept {
     for (int i = 0; i < kMostFiles; ++i) {
       Volume& volume = volumes_[i];
       // The parent may use the blocks again as soon as nobody has the file.
-      if (i != own && volume.file.is_open() && volume.units.load(std::memory_order_relaxed) == 0) volume.file.close();
+      if (i == own || !volume.file.is_open() || volume.units.load(std::memory_order_relaxed) != 0) continue;
+      volume.file.close();
+      volume.cipher.forget();
     }
   }
   if (own < 0) return false;

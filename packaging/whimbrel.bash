@@ -1,0 +1,43 @@
+# bash completion for whimbrel                                                             -*- shell-script -*-
+
+_whimbrel() {
+  local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]-} i
+  COMPREPLY=()
+  if [ "$COMP_CWORD" -eq 1 ]; then
+    mapfile -t COMPREPLY < <(compgen -W "run doctor top --help --version" -- "$current")
+    return
+  fi
+  case "$command" in
+    run)
+      # Behind "--" stands another program's command line.
+      for ((i = 2; i < COMP_CWORD; i++)); do
+        if [ "${COMP_WORDS[i]}" = -- ]; then
+          if declare -F _command_offset >/dev/null; then _command_offset $((i + 1)); else
+            if [ $((i + 1)) -eq "$COMP_CWORD" ]; then mapfile -t COMPREPLY < <(compgen -c -- "$current"); else mapfile -t COMPREPLY < <(compgen -f -- "$current"); fi
+          fi
+          return
+        fi
+      done
+      case "$previous" in
+        --device) mapfile -t COMPREPLY < <(compgen -W "zstd lz4 ram file:" -- "$current") ;;
+        --stats) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
+        --ram | --total) mapfile -t COMPREPLY < <(compgen -W "64M 256M 1G 4G" -- "$current") ;;
+        *) mapfile -t COMPREPLY < <(compgen -W "--ram --total --device --json --stats --watchdog --quiet --help --" -- "$current") ;;
+      esac
+      ;;
+    top)
+      case "$previous" in
+        --metrics) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
+        --interval) mapfile -t COMPREPLY < <(compgen -W "1 5 15 60" -- "$current") ;;
+        *) mapfile -t COMPREPLY < <(compgen -W "--once --json --metrics --interval --help" -- "$current") ;;
+      esac
+      ;;
+    doctor)
+      case "$current" in
+        -*) mapfile -t COMPREPLY < <(compgen -W "--json --help" -- "$current") ;;
+        *) mapfile -t COMPREPLY < <(compgen -c -- "$current") ;;
+      esac
+      ;;
+  esac
+}
+complete -F _whimbrel whimbrel

@@ -1,0 +1,39 @@
+#compdef whimbrel
+# zsh completion for whimbrel
+
+_whimbrel() {
+  local -a commands=('run:run a program within a memory budget' 'doctor:tell what whimbrel can do on this machine'
+    'top:show running programs')
+  if (( CURRENT == 2 )); then
+    _describe command commands
+    _arguments '--help[help]' '--version[version]'
+    return
+  fi
+  local command=$words[2]
+  shift words
+  (( CURRENT-- ))
+  case $command in
+    run)
+      _arguments \
+        '--ram[most memory resident and uncompressed]:size:(64M 256M 1G 4G)' \
+        '--total[most memory in all]:size:(256M 1G 4G)' \
+        '--device[where pages go]:device:(zstd lz4 ram file\:)' \
+        '--json[print the summary as JSON]' \
+        '--stats[also write the summary to this file]:file:_files' \
+        '--watchdog[seconds until a stuck engine is reported, 0 never]:seconds:(5 20 60 0)' \
+        '(-q --quiet)'{-q,--quiet}'[print no summary]' \
+        '(-h --help)'{-h,--help}'[help]' \
+        '*::program:_normal'
+      ;;
+    top)
+      _arguments \
+        '--once[print one look and end]' \
+        '--json[print JSON]' \
+        '--metrics[write Prometheus text to this file]:file:_files' \
+        '--interval[seconds between looks]:seconds:(1 5 15 60)' \
+        '(-h --help)'{-h,--help}'[help]'
+      ;;
+    doctor) _arguments '--json[print JSON]' '(-h --help)'{-h,--help}'[help]' ':program:_command_names -e' ;;
+  esac
+}
+_whimbrel "$@"

@@ -1,0 +1,50 @@
+// The runs of `whimbrel run` that are under way, as their statistics files tell. Reading costs the programs nothing:
+// they store their numbers there anyway.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "runtime/stats_file.h"
+
+namespace whimbrel::cli {
+
+// One process with the engine in it. Numbers since its start, unless they say otherwise; see stats_file.h for the
+// units.
+struct ProcessSample {
+  std::uint32_t pid = 0, parent = 0;
+  std::string name;
+  EngineMode mode = EngineMode::kWaiting;
+  std::uint64_t resident_bytes = 0;  // now
+  std::uint64_t limit_bytes = 0;     // what that may be now; 0: no limit
+  std::uint64_t away_bytes = 0;      // on the device now,
+  std::uint64_t held_bytes = 0;      // and what it takes there
+  std::uint64_t total_bytes = 0;     // resident, store and engine, now
+  std::uint64_t pages_out = 0, pages_home = 0, faults = 0, fresh_faults = 0, wait_ns = 0;
+  std::uint64_t over_limit = 0, refused_pages = 0, device_errors = 0, load_errors = 0;
+  std::array<std::uint64_t, kWaitBuckets> waits{};  // bucket n: [2^n, 2^(n+1)) nanoseconds
+};
+
+struct RunSample {
+  int pid = 0;  // of `whimbrel run`
+  std::uint64_t ram_limit_bytes = 0, total_limit_bytes = 0;
+  std::string device;
+  std::vector<ProcessSample> processes;  // living ones
+};
+
+struct Sample {
+  std::int64_t time_ns = 0;  // monotonic
+  std::vector<RunSample> runs;
+};
+
+// Runs whose files lie in one of `directories` and may be read, in the order of their process ids.
+[[nodiscard]] Sample sample_runs(const std::vector<std::string>& directories);
+// Where statistics files of this user lie; of every user, for root.
+[[nodiscard]] std::vector<std::string> stats_directories();
+
+// The wait that `share` (0..1) of all waits were shorter than, from a histogram; nanoseconds, 0 when there was none.
+[[nodiscard]] std::uint64_t wait_quantile(const std::array<std::uint64_t, kWaitBuckets>& waits, double share);
+
+}  // namespace whimbrel::cli

@@ -1,0 +1,124 @@
+// whimbrel top: running programs, again and again, or once.
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "cli/live_runs.h"
+#include "cli/options.h"
+#include "cli/top_text.h"
+
+namespace whimbrel::cli {
+namespace {
+
+volatile std::sig_atomic_t g_stop = 0;
+
+void ask_to_stop(int) { g_stop = 1; }
+
+// The terminal as we found it comes back with the end of this object.
+class Screen {
+ public:
+  Screen() {
+    is_terminal_ = isatty(STDOUT_FILENO) != 0 && isatty(STDIN_FILENO) != 0 && tcgetattr(STDIN_FILENO, &before_) == 0;
+    if (!is_terminal_) return;
+    termios keys = before_;
+    keys.c_lflag &= ~static_cast<tcflag_t>(ICANON | ECHO);
+    tcsetattr(STDIN_FILENO, TCSANOW, &keys);
+    std::fputs("\x1b[?1049h\x1b[?25l", stdout);  // the other screen, without a cursor
+  }
+  ~Screen() {
+    if (!is_terminal_) return;
+    std::fputs("\x1b[?25h\x1b[?1049l", stdout);
+    std::fflush(stdout);
+    tcsetattr(STDIN_FILENO, TCSANOW, &before_);
+  }
+  Screen(const Screen&) = delete;
+  Screen& operator=(const Screen&) = delete;
+  [[nodiscard]] bool is_terminal() const { return is_terminal_; }
+
+  void show(const Sample& now, const Sample& before) const {
+    winsize size{};
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0) size = {24, 80, 0, 0};
+    std::string text = top_table(now, before, size.ws_col, size.ws_row - 1);
+    for (std::size_t at = 0; (at = text.find('\n', at)) != std::string::npos; at += 5)
+      text.replace(at, 1, "\x1b[K\r\n");
+    std::fputs(("\x1b[H" + text + "\x1b[J").c_str(), stdout);
+    std::fflush(stdout);
+  }
+
+ private:
+  bool is_terminal_ = false;
+  termios before_{};
+};
+
+// False: q, or a signal.
+bool sleep_or_key(double seconds, bool keys) {
+  pollfd input{keys ? STDIN_FILENO : -1, POLLIN, 0};
+  const int ready = poll(&input, 1, static_cast<int>(seconds * 1000));
+  if (g_stop != 0) return false;
+  char key = 0;
+  if (ready <= 0 || (input.revents & (POLLIN | POLLHUP)) == 0) return true;
+  return read(STDIN_FILENO, &key, 1) == 1 && key != 'q' && key != 'Q';
+}
+
+// Readers never see half a file.
+int write_metrics(const std::string& path, const std::string& text) {
+  const std::string fresh = path + ".new";
+  std::FILE* file = std::fopen(fresh.c_str(), "we");
+  bool good = file != nullptr && std::fputs(text.c_str(), file) >= 0;
+  if (file != nullptr) good = std::fclose(file) == 0 && good;
+  if (good && std::rename(fresh.c_str(), path.c_str()) == 0) return 0;
+  const std::string problem = "--metrics " + path + ": " + std::strerror(errno);
+  unlink(fresh.c_str());
+  return complain(kExitUsage, problem, "a file in a directory that you may write to");
+}
+
+void stop_on_signals() {
+  struct sigaction action {};
+  action.sa_handler = ask_to_stop;
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal, &action, nullptr);
+}
+
+}  // namespace
+
+int top_command(const TopOptions& options) {
+  if (options.json && !options.metrics.empty()) {
+    return complain(kExitUsage, "--json and --metrics are two forms of the same", "leave one of them out");
+  }
+  const std::vector<std::string> directories = stats_directories();
+  stop_on_signals();
+  if (options.json || !options.metrics.empty()) {
+    do {
+      const Sample now = sample_runs(directories);
+      if (!options.metrics.empty()) {
+        if (const int bad = write_metrics(options.metrics, top_metrics(now)); bad != 0) return bad;
+      } else if (std::fputs(top_json(now).c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
+        return 0;  // nobody reads any more
+      }
+    } while (!options.once && sleep_or_key(options.interval, false));
+    return 0;
+  }
+  Sample before;
+  if (options.once || isatty(STDOUT_FILENO) == 0) {
+    // Two looks, so that there are rates.
+    before = sample_runs(directories);
+    if (!before.runs.empty()) (void)sleep_or_key(options.interval_given ? options.interval : 0.25, false);
+    std::fputs(top_table(sample_runs(directories), before, 0, 0).c_str(), stdout);
+    return 0;
+  }
+  const Screen screen;
+  do {
+    Sample now = sample_runs(directories);
+    screen.show(now, before);
+    before = std::move(now);
+  } while (sleep_or_key(options.interval, screen.is_terminal()));
+  return 0;
+}
+
+}  // namespace whimbrel::cli
