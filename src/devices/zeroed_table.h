@@ -1,4 +1,0 @@
-// Where it was; see base/zeroed_table.h.
-#pragma once
-
-#include "base/zeroed_table.h"
