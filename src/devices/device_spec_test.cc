@@ -119,7 +119,7 @@ TEST(DeviceSpec, BadOnesAreExplained) {
       {"file:,size=1G", "file: names no place; file:PATH, with PATH a new file, a directory or a block device"},
       {"file:/var/tmp,colour=red",
        "file: there is no option 'colour'; file takes size=SIZE, direct=auto|on|off, extent=4K..256K, "
-       "compress=none|lz4|zstd, depth=1..64, ring=auto|off, force=off|on"},
+       "compress=none|lz4|zstd, encrypt=off|on, depth=1..64, ring=auto|off, force=off|on"},
       {"file:/var/tmp,direct=maybe", "file: direct is 'maybe', but must be auto or on or off"},
       {"file:/var/tmp,extent=48K", "file: extent is '48K', but must be a power of two from 4K to 256K"},
       {"file:/var/tmp,compress=zstd,extent=256K", "file: extent is '256K', but with compress it can be at most 64K"},
