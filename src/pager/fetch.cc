@@ -122,7 +122,7 @@ void Fetch::give_up_failed_loads() noexcept {
 
 void Fetch::keep_copies() noexcept {
   kept_ = false;
-  if (outcome_.home.raw() == 0 || core_.stopped.load(std::memory_order_relaxed)) return;
+  if (!core_.keeps_copies || outcome_.home.raw() == 0 || core_.stopped.load(std::memory_order_relaxed)) return;
   {
     MutexLock hold(core_.mutex);
     if (!core_.copies.pays()) return;

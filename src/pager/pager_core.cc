@@ -46,6 +46,7 @@ PagerCore::PagerCore(AddressSpace& space_in, Device& device_in, const PagerConfi
       device(device_in),
       config(config_in),
       traits(device_in.traits()),
+      keeps_copies(!traits.in_process_memory || traits.unit_pages > 1),
       digest(static_cast<std::uint64_t>(space_in.clock().now_ns()) ^ reinterpret_cast<std::uintptr_t>(this)),
       ram_bytes(config_in.ram_bytes),
       total_bytes(config_in.total_bytes),
