@@ -55,7 +55,7 @@ PagerCore::PagerCore(AddressSpace& space_in, Device& device_in, const PagerConfi
       refusals(space_in.source(), kRememberedRefusals),
       sweep(space_in.mmu(), regions, pins, refusals),
       arrivals(space_in.source(), kRememberedArrivals),
-      copies(space_in.source(), room_for_copies(config_in)),
+      copies(space_in.source(), keeps_copies ? room_for_copies(config_in) : 0),
       fetch_streams(Streams::Ladder{{1, 8, 16, 64}}),
       hole_streams(Streams::Ladder{{1, 8, 64, 512}}) {
   armed.store(config_in.watch_at_once, std::memory_order_relaxed);
