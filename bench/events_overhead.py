@@ -3,13 +3,15 @@
 
   bench/events_overhead.py [--build DIR] [--rounds N] [--baseline DIR]
 
-Prints the median time of each side and, for each pattern, the median of the rounds' ratios. --baseline: another build, whose runs
+Prints the median time of each side and, for each pattern, the median of the rounds' ratios; "cpu, all" is processor time of program,
+engine and `whimbrel run` together, which a busy machine distorts less. --baseline: another build, whose runs
 without events are a third side (what the hooks cost that are switched off).
 """
 
 import argparse
 import json
 import pathlib
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -22,8 +24,10 @@ def run(build, events, patterns, size, ram):
     if events:
         command += ["--events", events]
     command += ["--", build / "bin/bench_workload", "--size", size, "--no-verify", "--random-scale", "4", "--patterns", "fill," + ",".join(patterns)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     out = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True).stdout
-    seconds = {}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = {"cpu, all": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
     for line in out.splitlines():
         one = json.loads(line)
         if one.get("pattern") in patterns:
@@ -44,14 +48,14 @@ def main():
         sides = {"off": (options.build, None), "on": (options.build, events)}
         if options.baseline:
             sides["baseline"] = (options.baseline, None)
-        times = {side: {pattern: [] for pattern in PATTERNS} for side in sides}
+        times = {side: {pattern: [] for pattern in (*PATTERNS, "cpu, all")} for side in sides}
         for number in range(options.rounds):
             names = list(sides) if number % 2 == 0 else list(sides)[::-1]
             for side in names:
                 for pattern, seconds in run(*sides[side], PATTERNS, options.size, options.ram).items():
                     times[side][pattern].append(seconds)
         last = json.loads(events.read_text().splitlines()[-1])
-    for pattern in PATTERNS:
+    for pattern in (*PATTERNS, "cpu, all"):
         line = [f"{pattern:<10}"]
         for side in sides:
             line.append(f"{side} {statistics.median(times[side][pattern]):.3f} s")

@@ -222,7 +222,7 @@ for r in range(3):
             self.assertRegex(table, r"(?m)^ +8\.0 MiB  clairvoyant +>\d")
             self.assertRegex(table, r"(?m)^ +16\.0 MiB  second-chance +\d")
             for arguments, words in (((events, "--policy", "best"), "no such policy"), ((events, "--ram", "many"), "not a size"),
-                                     ((f"{directory}/16M.stats",), "line 1: the first line is not of an event file"),
+                                     ((f"{directory}/16M.stats",), "line 1: not a line of an event file"),
                                      ((directory + "/none",), "No such file")):
                 said = self.replay(*arguments, status=2)
                 self.assertIn(words, said)
