@@ -42,6 +42,10 @@ class Eviction {
     return lane_.frames[i] != Pfn() && !lane_.keep[i] && !lane_.clean[i];
   }
   void assign_destinations() noexcept;
+  // After the pages step.
+  [[nodiscard]] bool is_gone(std::size_t i) const noexcept {
+    return lane_.src[i].valid() && lane_.src[i].migrating() && lane_.dst[i].valid();
+  }
   void count_gone() noexcept;
 
   PagerCore& core_;
