@@ -6,9 +6,14 @@
 
 namespace whimbrel {
 
-Eviction::Outcome Eviction::run(PageRange range) noexcept {
-  if (!collect(range)) return outcome_;
+bool Eviction::take(PageRange range) noexcept {
+  if (!collect(range)) return false;
   find_frames();
+  return outcome_.taken.raw() != 0;
+}
+
+Eviction::Outcome Eviction::put_away() noexcept {
+  if (outcome_.no_such_mapping) return outcome_;
   for (std::size_t at = 0; at < args_.npages && !outcome_.device_full;) at = store_from(at);
   migrate_vma_pages(core_.space, args_);
   count_gone();
