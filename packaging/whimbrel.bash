@@ -4,7 +4,7 @@ _whimbrel() {
   local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]-} i
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
-    mapfile -t COMPREPLY < <(compgen -W "run doctor top --help --version" -- "$current")
+    mapfile -t COMPREPLY < <(compgen -W "run doctor top replay --help --version" -- "$current")
     return
   fi
   case "$command" in
@@ -20,9 +20,9 @@ _whimbrel() {
       done
       case "$previous" in
         --device) mapfile -t COMPREPLY < <(compgen -W "zstd lz4 ram file:" -- "$current") ;;
-        --stats) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
+        --stats | --events) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
         --ram | --total) mapfile -t COMPREPLY < <(compgen -W "64M 256M 1G 4G" -- "$current") ;;
-        *) mapfile -t COMPREPLY < <(compgen -W "--ram --total --device --json --stats --watchdog --quiet --help --" -- "$current") ;;
+        *) mapfile -t COMPREPLY < <(compgen -W "--ram --total --device --json --stats --events --watchdog --quiet --help --" -- "$current") ;;
       esac
       ;;
     top)
@@ -30,6 +30,18 @@ _whimbrel() {
         --metrics) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
         --interval) mapfile -t COMPREPLY < <(compgen -W "1 5 15 60" -- "$current") ;;
         *) mapfile -t COMPREPLY < <(compgen -W "--once --json --metrics --interval --help" -- "$current") ;;
+      esac
+      ;;
+    replay)
+      case "$previous" in
+        --ram) mapfile -t COMPREPLY < <(compgen -W "64M 256M 1G 4G" -- "$current") ;;
+        --policy) mapfile -t COMPREPLY < <(compgen -W "second-chance fifo random clairvoyant" -- "$current") ;;
+        *)
+          case "$current" in
+            -*) mapfile -t COMPREPLY < <(compgen -W "--ram --policy --json --help" -- "$current") ;;
+            *) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
+          esac
+          ;;
       esac
       ;;
     doctor)

@@ -3,7 +3,7 @@
 
 _whimbrel() {
   local -a commands=('run:run a program within a memory budget' 'doctor:tell what whimbrel can do on this machine'
-    'top:show running programs')
+    'top:show running programs' 'replay:tell how a recorded run would have done with other budgets')
   if (( CURRENT == 2 )); then
     _describe command commands
     _arguments '--help[help]' '--version[version]'
@@ -20,6 +20,7 @@ _whimbrel() {
         '--device[where pages go]:device:(zstd lz4 ram file\:)' \
         '--json[print the summary as JSON]' \
         '--stats[also write the summary to this file]:file:_files' \
+        '--events[write each move of pages to this file]:file:_files' \
         '--watchdog[seconds until a stuck engine is reported, 0 never]:seconds:(5 20 60 0)' \
         '(-q --quiet)'{-q,--quiet}'[print no summary]' \
         '(-h --help)'{-h,--help}'[help]' \
@@ -32,6 +33,14 @@ _whimbrel() {
         '--metrics[write Prometheus text to this file]:file:_files' \
         '--interval[seconds between looks]:seconds:(1 5 15 60)' \
         '(-h --help)'{-h,--help}'[help]'
+      ;;
+    replay)
+      _arguments \
+        '--ram[budgets to try]:sizes:(64M 256M 1G 4G)' \
+        '--policy[policies to try]:policies:(second-chance fifo random clairvoyant)' \
+        '--json[print JSON]' \
+        '(-h --help)'{-h,--help}'[help]' \
+        ':events:_files'
       ;;
     doctor) _arguments '--json[print JSON]' '(-h --help)'{-h,--help}'[help]' ':program:_command_names -e' ;;
   esac

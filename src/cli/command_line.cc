@@ -25,7 +25,8 @@ status, or by its signal. Its own: 2 bad command line, 125 whimbrel cannot work 
 Examples:
   whimbrel run --ram 256M -- sort -S 1G big.txt
   whimbrel run --total 1G --device lz4 -- python3 job.py
-  whimbrel run --ram 64M --quiet --stats run.json -- redis-server)";
+  whimbrel run --ram 64M --quiet --stats run.json -- redis-server
+  whimbrel run --ram 256M --events run.events -- python3 job.py)";
 
 constexpr const char* kDoctorFooter = R"(
 Exit status: 0 everything works, 1 works with restrictions, 2 cannot be used.
@@ -47,6 +48,20 @@ Examples:
   whimbrel top --once --json
   whimbrel top --metrics /var/lib/node_exporter/whimbrel.prom --interval 15)";
 
+constexpr const char* kReplayFooter = R"(
+Answers from a recorded run, without running anything: how often the program would have waited, and how long, with other budgets
+and other ways of choosing what leaves. The waiting time comes from what faults cost in the recording.
+
+A recording knows only the touches of memory that was away. So record with little memory: budgets above the recorded one are
+answered well, below it the numbers are lower bounds (marked ">").
+
+Policies: second-chance (the engine's), fifo, random, and clairvoyant, which knows the future: a bound for all others.
+
+Examples:
+  whimbrel run --ram 128M --events run.events -- python3 job.py
+  whimbrel replay run.events
+  whimbrel replay run.events --ram 128M,256M,512M --policy second-chance,clairvoyant)";
+
 // CLI11 does not know that the rest of the line is another program's.
 class RunHelp : public CLI::Formatter {
  public:
@@ -63,6 +78,8 @@ void add_run(CLI::App& app, RunOptions& options) {
       ->capture_default_str();
   app.add_flag("--json", options.json, "Print the summary as one line of JSON");
   app.add_option("--stats", options.stats, "Also write the summary, as JSON, to this file")->type_name("FILE");
+  app.add_option("--events", options.events, "Write each move of pages, with its cause, to this file as it happens, as JSON lines")
+      ->type_name("FILE");
   app.add_option("--watchdog", options.watchdog,
                  "Seconds after which an engine that is stuck in the program is reported (and ended, where nothing else is left); 0: never")
       ->type_name("SECONDS")
@@ -102,6 +119,14 @@ CommandLine parse_command_line(int argc, char** argv) {
       ->check(CLI::Range(0.1, 3600.0))
       ->capture_default_str();
   top->footer(kTopFooter);
+  CLI::App* replay = app.add_subcommand("replay", "Tell how a recorded run would have done with other budgets and policies");
+  replay->add_option("events", out.replay.events, "File written by: whimbrel run --events")->type_name("EVENTS")->required();
+  replay->add_option("--ram", out.replay.ram, "Budgets to try; without it, some around the recorded one")->type_name("SIZE[,SIZE...]")->delimiter(',');
+  replay->add_option("--policy", out.replay.policies, "Policies to try: second-chance, fifo, random, clairvoyant")
+      ->type_name("NAME[,NAME...]")
+      ->delimiter(',');
+  replay->add_flag("--json", out.replay.json, "Print JSON");
+  replay->footer(kReplayFooter);
   try {
     app.parse(own, argv);
   } catch (const CLI::Success& asked) {  // --help, --version
@@ -109,7 +134,10 @@ CommandLine parse_command_line(int argc, char** argv) {
     return out;
   } catch (const CLI::ParseError& error) {
     out.status = complain(kExitUsage, error.what(),
-                          run->parsed() ? "whimbrel run --help" : top->parsed() ? "whimbrel top --help" : "whimbrel --help");
+                          [&]() -> std::string {
+                            for (const CLI::App* one : app.get_subcommands()) return "whimbrel " + one->get_name() + " --help";
+                            return "whimbrel --help";
+                          }());
     return out;
   }
   if (run->parsed()) {
@@ -130,6 +158,8 @@ CommandLine parse_command_line(int argc, char** argv) {
   } else if (top->parsed()) {
     out.what = CommandLine::What::kTop;
     out.top.interval_given = top->count("--interval") != 0;
+  } else if (replay->parsed()) {
+    out.what = CommandLine::What::kReplay;
   } else {
     out.what = CommandLine::What::kDoctor;
   }

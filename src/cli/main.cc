@@ -7,6 +7,7 @@ int main(int argc, char** argv) {
     case CommandLine::What::kRun: return run_command(line.run);
     case CommandLine::What::kDoctor: return doctor_command(line.doctor);
     case CommandLine::What::kTop: return top_command(line.top);
+    case CommandLine::What::kReplay: return replay_command(line.replay);
     case CommandLine::What::kDone: break;
   }
   return line.status;

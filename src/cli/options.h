@@ -20,6 +20,7 @@ struct RunOptions {
   bool quiet = false;
   unsigned watchdog = 20;             // seconds; 0: off
   std::string stats;                  // file for the summary as JSON; empty: none
+  std::string events;                 // file for the event stream; empty: none
   std::vector<std::string> command;   // the program and its arguments
 };
 
@@ -36,12 +37,20 @@ struct TopOptions {
   bool interval_given = false;
 };
 
+struct ReplayOptions {
+  std::string events;                 // file
+  std::vector<std::string> ram;       // sizes; empty: some around the recorded one
+  std::vector<std::string> policies;  // names; empty: the engine's
+  bool json = false;
+};
+
 struct CommandLine {
-  enum class What { kRun, kDoctor, kTop, kDone } what = What::kDone;
+  enum class What { kRun, kDoctor, kTop, kReplay, kDone } what = What::kDone;
   int status = 0;  // for kDone: help or an error has been printed
   RunOptions run;
   DoctorOptions doctor;
   TopOptions top;
+  ReplayOptions replay;
 };
 
 [[nodiscard]] CommandLine parse_command_line(int argc, char** argv);
@@ -49,6 +58,7 @@ struct CommandLine {
 int run_command(const RunOptions& options);
 int doctor_command(const DoctorOptions& options);
 int top_command(const TopOptions& options);
+int replay_command(const ReplayOptions& options);
 
 // Prints "whimbrel: <problem>" and, when there is one, "  next: <advice>" to standard error; returns `status`.
 int complain(int status, const std::string& problem, const std::string& advice = {});

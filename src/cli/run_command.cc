@@ -11,6 +11,7 @@
 
 #include "cli/available_memory.h"
 #include "cli/engine_watch.h"
+#include "cli/event_stream.h"
 #include "cli/live_stats.h"
 #include "cli/options.h"
 #include "cli/preload_library.h"
@@ -122,7 +123,7 @@ int check_program(const ProgramReport& report) {
 // This process's environment with what the library needs. Ours comes first in LD_PRELOAD, so that nobody registers
 // fork handlers before us.
 std::vector<std::string> environment_for(const std::string& library, const Limits& limits, const std::string& device,
-                                         const std::string& stats) {
+                                         const std::string& stats, const std::string& events) {
   std::vector<std::string> out;
   std::string preload = "LD_PRELOAD=" + library;
   for (char** entry = environ; *entry != nullptr; ++entry) {
@@ -130,7 +131,8 @@ std::vector<std::string> environment_for(const std::string& library, const Limit
     if (text.starts_with("LD_PRELOAD=")) {
       if (text.size() > 11) preload.append(":").append(text.substr(11));
     } else if (!text.starts_with("WHIMBREL_RAM=") && !text.starts_with("WHIMBREL_TOTAL=") &&
-               !text.starts_with("WHIMBREL_DEVICE=") && !text.starts_with("WHIMBREL_STATS=")) {
+               !text.starts_with("WHIMBREL_DEVICE=") && !text.starts_with("WHIMBREL_STATS=") &&
+               !text.starts_with("WHIMBREL_EVENTS=")) {
       out.emplace_back(text);
     }
   }
@@ -139,6 +141,7 @@ std::vector<std::string> environment_for(const std::string& library, const Limit
   out.push_back(std::string(kEnvTotal) + "=" + std::to_string(limits.total));
   out.push_back(std::string(kEnvDevice) + "=" + device);
   out.push_back(std::string(kEnvStats) + "=" + stats);
+  if (!events.empty()) out.push_back(std::string(kEnvEvents) + "=" + events);
   return out;
 }
 
@@ -194,9 +197,14 @@ int run_command(const RunOptions& given) {
   if (!live.create({limits.ram, limits.total, options.device.c_str()}, &problem)) {
     return complain(kExitCannotRun, problem, "set XDG_RUNTIME_DIR to a directory of yours");
   }
+  EventStream events;
+  if (!options.events.empty() && !events.open(options.events, live.path(), &problem)) {
+    return complain(kExitUsage, problem, "name a file that can be written");
+  }
 
-  const Launch launch{program.path, options.command, environment_for(library, limits, options.device, live.path()),
-                      true};
+  const Launch launch{program.path, options.command,
+                      environment_for(library, limits, options.device, live.path(), events.path()), true};
+  events.start(live.file(), options.command);
   Summary summary;
   EngineWatch watch(live.file().layout(), live.path(), std::chrono::seconds(options.watchdog));
   summary.end = run_program(launch, [&live, &watch] {
@@ -208,6 +216,7 @@ int run_command(const RunOptions& given) {
                     program.path + ": " + std::strerror(summary.end.start_error), "run it without whimbrel to see whether it starts");
   }
   live.print_messages();
+  if (!events.finish(summary.end, &problem)) complain(0, problem);
   StatsFile::Totals totals;
   live.file().totals(totals);
   summary.totals = &totals;

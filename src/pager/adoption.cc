@@ -286,7 +286,7 @@ bool Adoption::install() noexcept {
 void Adoption::bring_home_unmanageable() noexcept {
   // The program has locked them, or had them wiped for children: a child must not find the old contents.
   for (const PageRange& range : unmanageable_) {
-    LaneLease lane(core_, LaneLease::Who::kOther);
+    LaneLease lane(core_, LaneLease::Who::kOther, MoveCause::kEvacuation);
     (void)Fetch(core_, *lane).all_of(range, Fetch::kPatient);
   }
   unmanageable_.clear();

@@ -7,6 +7,7 @@
 namespace whimbrel {
 
 bool Eviction::take(PageRange range) noexcept {
+  begun_ = core_.log_clock();
   if (!collect(range)) return false;
   find_frames();
   return outcome_.taken.raw() != 0;
@@ -17,6 +18,9 @@ Eviction::Outcome Eviction::put_away() noexcept {
   for (std::size_t at = 0; at < args_.npages && !outcome_.device_full;) at = store_from(at);
   migrate_vma_pages(core_.space, args_);
   count_gone();
+  // Before anybody can be told that they are away and has them brought home.
+  core_.log_moves(lane_, first_, args_.npages, Place::kRam, Place::kDevice, begun_, Lane::kPages,
+                  [this](std::size_t i) { return is_gone(i); });
   migrate_vma_finalize(core_.space, args_);
   return outcome_;
 }
@@ -235,8 +239,7 @@ void Eviction::assign_destinations() noexcept {
 
 void Eviction::count_gone() noexcept {
   for (std::size_t i = 0; i < args_.npages; ++i) {
-    const MigrateWord word = lane_.src[i];
-    if (word.valid() && word.migrating() && lane_.dst[i].valid()) outcome_.gone += PageCount(1);
+    if (is_gone(i)) outcome_.gone += PageCount(1);
   }
 }
 

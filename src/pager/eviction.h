@@ -49,12 +49,17 @@ class Eviction {
     return lane_.frames[i] != Pfn() && !lane_.keep.test(i) && !lane_.clean.test(i);
   }
   void assign_destinations() noexcept;
+  // After the pages step.
+  [[nodiscard]] bool is_gone(std::size_t i) const noexcept {
+    return lane_.src[i].valid() && lane_.src[i].migrating() && lane_.dst[i].valid();
+  }
   void count_gone() noexcept;
 
   PagerCore& core_;
   Lane& lane_;
   MigrateVma args_{};
   PageIndex first_;
+  std::int64_t begun_ = 0;  // where moves are logged
   Outcome outcome_{};
 };
 

@@ -19,6 +19,7 @@ class WaitTimer {
     const auto bucket = std::min<std::size_t>(static_cast<std::size_t>(std::bit_width(ns)) - 1, kWaitBuckets - 1);
     core_.stats->wait_histogram[bucket].fetch_add(1, std::memory_order_relaxed);
   }
+  [[nodiscard]] std::int64_t start() const noexcept { return start_; }
   WaitTimer(const WaitTimer&) = delete;
   WaitTimer& operator=(const WaitTimer&) = delete;
 
@@ -77,7 +78,8 @@ FaultResult Pager::migrate_to_ram(FaultContext& fault) noexcept {
   PagerCore& core = core_;
   const WaitTimer timer(core);
   core.stats->faults.fetch_add(1, std::memory_order_relaxed);
-  LaneLease lane(core, LaneLease::Who::kFaultThread);
+  LaneLease lane(core, LaneLease::Who::kFaultThread, MoveCause::kFault);
+  (*lane).begun_ns = timer.start();
   const PageIndex page = PageIndex::of(fault.address);
   // A window is a guess: it may take a sixteenth of the room there is, no more.
   const std::uint64_t most = std::min(core.config.fetch_window.raw(), core.limit() / 16);
@@ -121,11 +123,15 @@ bool Pager::serve_hole(AddressSpace&, const PendingFault& fault, const Mapping& 
   if (fault.write_protect) return false;
   const WaitTimer timer(core);
   core.stats->holes.fetch_add(1, std::memory_order_relaxed);
-  LaneLease lane(core, LaneLease::Who::kFaultThread);
+  LaneLease lane(core, LaneLease::Who::kFaultThread, MoveCause::kFault);
   const HoleFill::Filled filled = HoleFill(core, *lane).serve(fault.page, mapping);
   if (filled.pages.raw() == 0) return true;
   core.stats->zero_filled_pages.fetch_add(filled.pages.raw(), std::memory_order_relaxed);
   note_arrival(core, filled.around, {}, Arrival::kFresh);
+  if (core.config.events != nullptr) {
+    const PageRange came{filled.around.first, std::min(filled.pages, filled.around.count)};
+    core.config.events->moved(MoveCause::kFault, Place::kNone, Place::kRam, came, timer.start(), core.space.clock().now_ns());
+  }
   core.note_resident();
   return true;
 }

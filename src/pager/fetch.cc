@@ -17,6 +17,7 @@ Fetch::Outcome Fetch::run(PageRange range, Pfn fault_page, PageIndex fault_at) n
   args_ = MigrateVma();
   args_.fault_page = fault_page;
   fault_entry_ = fault_page == Pfn() ? Lane::kPages : (fault_at - range.first).raw();
+  const std::int64_t begun = lane_.cause == MoveCause::kFault ? lane_.begun_ns : core_.log_clock();
   if (!collect(range)) return outcome_;
   assign_frames();
   build_loads();
@@ -30,6 +31,8 @@ Fetch::Outcome Fetch::run(PageRange range, Pfn fault_page, PageIndex fault_at) n
   }
   keep_copies();
   migrate_vma_finalize(core_.space, args_);
+  core_.log_moves(lane_, first_, args_.npages, Place::kDevice, Place::kRam, begun, fault_entry_,
+                  [this](std::size_t i) { return came_home(i); });
   forget_copies_of_those_still_away();
   return outcome_;
 }

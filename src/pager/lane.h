@@ -9,6 +9,7 @@
 
 #include "base/mutex.h"
 #include "mm/migrate_word.h"
+#include "pager/event_ring.h"
 #include "pager/kept_copies.h"
 #include "port/device.h"
 #include "port/mmu.h"
@@ -19,6 +20,8 @@ struct Lane {
   static constexpr std::size_t kPages = kPagesPerHuge;  // most pages of one migration
 
   Mutex mutex;
+  MoveCause cause = MoveCause::kEviction;  // of what is done with it now
+  std::int64_t begun_ns = 0;               // kFault: when the fault was taken up
   std::array<MigrateWord, kPages> src{};
   std::array<MigrateWord, kPages> dst{};
   std::array<Pfn, kPages> frames{};  // the frame that holds entry i's bytes; 0: none

@@ -126,7 +126,7 @@ std::int64_t Pager::background_step() noexcept {
     if (resident_now <= most && core.is_scattered()) {
       wait = std::min(wait, core.scattered_until.load(std::memory_order_relaxed) - time);
     } else if (resident_now + reserve / 2 > most && core.next_evict <= time) {
-      LaneLease lane(core, LaneLease::Who::kOther);
+      LaneLease lane(core, LaneLease::Who::kOther, MoveCause::kEviction);
       const std::uint64_t want = std::min(resident_now - target, kBatch);
       PageCount gone = core.evict_some(PageCount(want), *lane, PagerCore::Effort::kBackground);
       if (gone.raw() * 4 < want && core.sharing.possible()) {
@@ -172,12 +172,12 @@ bool Pager::scan_step() noexcept { return core_.adoption->scan(); }
 void Pager::recount() noexcept { core_.adoption->recount(); }
 
 PageCount Pager::evict(PageCount want) noexcept {
-  LaneLease lane(core_, LaneLease::Who::kOther);
+  LaneLease lane(core_, LaneLease::Who::kOther, MoveCause::kPressure);
   return core_.evict_some(want, *lane, PagerCore::Effort::kBackground);
 }
 
 PageCount Pager::evict_range(PageRange range, EvictionNote* note) noexcept {
-  LaneLease lane(core_, LaneLease::Who::kOther);
+  LaneLease lane(core_, LaneLease::Who::kOther, MoveCause::kUser);
   PageCount gone;
   for (PageIndex at = range.first; at < range.end();) {
     const PageIndex unit_end = at.huge_base() + PageCount(kPagesPerHuge);
@@ -208,7 +208,8 @@ PageCount Pager::evict_range(PageRange range, EvictionNote* note) noexcept {
 }
 
 Result<void> Pager::bring_home(PageRange range, PageCount* home) noexcept {
-  LaneLease lane(core_, LaneLease::Who::kOther);
+  const bool all = core_.stopped.load(std::memory_order_relaxed);
+  LaneLease lane(core_, LaneLease::Who::kOther, all ? MoveCause::kEvacuation : MoveCause::kUser);
   return Fetch(core_, *lane).all_of(range, Fetch::kPatient, home);
 }
 
@@ -282,7 +283,10 @@ void Pager::invalidate_start(NotifyEvent event, PageRange range, const void* own
 }
 
 void Pager::invalidate_end(NotifyEvent event, PageRange range, const void* owner) noexcept {
-  if (owner == this || event != NotifyEvent::kUnmap) return;
+  if (owner == this) return;
+  // After remapped(): who reads of a range that has moved does not take it for dropped.
+  if (event == NotifyEvent::kUnmap || event == NotifyEvent::kClear) core_.log(EventKind::kDrop, range);
+  if (event != NotifyEvent::kUnmap) return;
   GateSection change(core_.tables);
   MutexLock hold(core_.mutex);
   if (core_.unmapping == range) core_.unmapping = {};
@@ -293,6 +297,7 @@ void Pager::invalidate_end(NotifyEvent event, PageRange range, const void* owner
 void Pager::remapped(PageRange from, PageIndex to) noexcept {
   // Comes between start and end of a kUnmap of `from`: the pins are still there.
   const PageRange there{to, from.count};
+  core_.log(EventKind::kRemap, from, to.raw());
   core_.dropped_pages.fetch_add(from.count.raw(), std::memory_order_relaxed);
   GateSection change(core_.tables);
   if (!change) {

@@ -31,6 +31,7 @@
 namespace whimbrel {
 
 class EvictionPolicy;
+class EventLog;
 class PagerCore;
 
 struct PagerConfig {
@@ -46,6 +47,7 @@ struct PagerConfig {
   // False: stacks are left alone (a kernel access to memory that is away would fail: user-mode-only operation).
   bool stacks = true;
   PagerStats* stats = nullptr;           // where to count; null: a private place
+  EventLog* events = nullptr;            // where to record each move; null: nowhere. Outlives the pager
   const Footprint* footprint = nullptr;  // null: what the memory source has handed out, less the device's contents
   EvictionPolicy* policy = nullptr;      // null: second chance. Outlives the pager
 };

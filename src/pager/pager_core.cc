@@ -280,6 +280,7 @@ void PagerCore::make_room(std::uint64_t pages, Lane& lane) noexcept {
   }
   if (now + pages <= most) return;
   if (handoff->finish() && resident.value() + pages <= most) return;
+  const CauseScope pressure(lane, MoveCause::kPressure);
   const bool search = no_room_until.load(std::memory_order_relaxed) <= time;
   if (search || sharing.possible()) {
     stats->back_pressure.fetch_add(1, std::memory_order_relaxed);
@@ -440,6 +441,7 @@ void PagerCore::settle(PageRange victim, const EvictionOutcome& outcome, Lane& l
   if (outcome.no_such_mapping) dropped_pages.fetch_add(victim.count.raw(), std::memory_order_relaxed);
   if (!outcome.kept.empty()) {
     // Pages around a control block that had left before it was found.
+    const CauseScope must_be_home(lane, MoveCause::kEvacuation);
     (void)Fetch(*this, lane).all_of(outcome.kept, is_hurried(effort) ? Fetch::kHurried : Fetch::kPatient);
   }
   if (total_bytes.load(std::memory_order_relaxed) != 0) refresh_limit();

@@ -133,6 +133,17 @@ class PagerCore {
   void raise(Pager::Notice notice) noexcept;
   void kick() noexcept;
 
+  // ---- what is told of it all (pager/event_ring.h) ----
+  [[nodiscard]] std::int64_t log_clock() const noexcept { return config.events == nullptr ? 0 : space.clock().now_ns(); }
+  // Pages of a migration for which `moved(i)` holds, a record for each run of neighbours; entry `alone` gets one of its own
+  // with the lane's cause, and then the others came with it.
+  template <class Moved>
+  void log_moves(const Lane& lane, PageIndex first, std::size_t pages, Place from, Place to, std::int64_t begun_ns,
+                 std::size_t alone, Moved&& moved) noexcept;
+  void log(EventKind kind, PageRange range, std::uint64_t detail = 0) noexcept {
+    if (config.events != nullptr) config.events->add(kind, MoveCause::kUser, Place::kNone, Place::kNone, range, detail, space.clock().now_ns());
+  }
+
   // ---- eviction ----
   enum class Effort : std::uint8_t {
     kArrivals,    // somebody waits, and a search has just been in vain: only what needs none
@@ -236,11 +247,28 @@ class PagerCore {
   void note_refusals_locked(PageRange victim, const EvictionOutcome& outcome) noexcept REQUIRES(mutex);
 };
 
+template <class Moved>
+void PagerCore::log_moves(const Lane& lane, PageIndex first, std::size_t pages, Place from, Place to, std::int64_t begun_ns,
+                          std::size_t alone, Moved&& moved) noexcept {
+  if (config.events == nullptr) return;
+  const std::int64_t now = space.clock().now_ns();
+  for (std::size_t i = 0; i < pages;) {
+    if (!moved(i)) {
+      ++i;
+      continue;
+    }
+    const std::size_t start = i++;
+    while (start != alone && i < pages && i != alone && moved(i)) ++i;
+    const MoveCause cause = alone < pages && start != alone ? MoveCause::kPrefetch : lane.cause;
+    config.events->moved(cause, from, to, {first + PageCount(start), PageCount(i - start)}, begun_ns, now);
+  }
+}
+
 // Borrows a lane for its lifetime.
 class LaneLease {
  public:
   enum class Who : std::uint8_t { kFaultThread, kOther };
-  LaneLease(PagerCore& core, Who who) noexcept : lane_(pick(core, who)) {}
+  LaneLease(PagerCore& core, Who who, MoveCause cause) noexcept : lane_(pick(core, who)) { lane_.cause = cause; }
   ~LaneLease() { lane_.mutex.unlock(); }
   LaneLease(const LaneLease&) = delete;
   LaneLease& operator=(const LaneLease&) = delete;
@@ -249,6 +277,19 @@ class LaneLease {
  private:
   static Lane& pick(PagerCore& core, Who who) noexcept NO_THREAD_SAFETY_ANALYSIS;
   Lane& lane_;
+};
+
+// What is done with a lane for its lifetime has another cause.
+class CauseScope {
+ public:
+  CauseScope(Lane& lane, MoveCause cause) noexcept : lane_(lane), before_(lane.cause) { lane_.cause = cause; }
+  ~CauseScope() { lane_.cause = before_; }
+  CauseScope(const CauseScope&) = delete;
+  CauseScope& operator=(const CauseScope&) = delete;
+
+ private:
+  Lane& lane_;
+  const MoveCause before_;
 };
 
 template <std::size_t kRoom>

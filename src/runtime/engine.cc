@@ -45,6 +45,9 @@ Result<void> Engine::start(const Settings& settings) noexcept {
     g_check_file = file_;
     set_check_sink(post_check);
   }
+  if (settings_.events[0] != 0) {
+    if (const Result<EventFile> file = EventFile::open(settings_.events)) event_file_ = *file;
+  }
   open_slot();
   process_.store(sys::getpid(), std::memory_order_relaxed);
   // Addresses in plenty only when they are needed: they count against a limit that the program may set on itself.
@@ -73,6 +76,14 @@ void Engine::open_slot() noexcept {
   if (const Result<std::size_t> got = sys::read_text("/proc/thread-self/comm", name, sizeof name); got) {
     for (std::size_t i = 0; i < *got && name[i] != '\n'; ++i) slot_->name[i].store(name[i], std::memory_order_relaxed);
   }
+}
+
+// From the moment on from which pages can move.
+void Engine::record_events() noexcept {
+  if (!event_file_) return;
+  const auto pid = static_cast<std::uint32_t>(sys::getpid());
+  EventRing* ring = event_file_.claim(pid, static_cast<std::uint32_t>(sys::getppid()), slot_->name, clock_.now_ns());
+  events_.attach(ring, &event_file_.layout().header.lost);
 }
 
 void Engine::say(const char* text, const char* detail, const char* more) const noexcept {

@@ -36,6 +36,7 @@
 #include "pager/pager.h"
 #include "pager/park_gate.h"
 #include "port/device.h"
+#include "runtime/event_file.h"
 #include "runtime/hint_queue.h"
 #include "runtime/memory_gauge.h"
 #include "runtime/settings.h"
@@ -108,6 +109,7 @@ class Engine final : private Footprint {
   void say_cause(std::span<char> to) const noexcept;
   void say(const char* text, const char* detail = "", const char* more = "") const noexcept EXCLUDES(said_mutex_);
   void open_slot() noexcept;
+  void record_events() noexcept;
   [[nodiscard]] std::uint64_t start_threshold() const noexcept;
 
   // ---- putting the pieces together, on the background thread (engine_assembly.cc) ----
@@ -145,6 +147,8 @@ class Engine final : private Footprint {
 
   Settings settings_;
   StatsFile file_;
+  EventFile event_file_;
+  EventLog events_;
   StatsSlot* slot_ = nullptr;  // never null once started
   StatsSlot own_slot_;         // where counters go when there is no statistics file, or no room in it
   PageRange forbidden_[kMostForbidden] = {};

@@ -20,6 +20,7 @@ Result<void> Engine::bring_up() noexcept {
     tables_.close();
   }
   if (done) done = make_pager();
+  if (done) record_events();
   if (done) done = start_fault_thread();
   if (!done) return done;
   slot_->mode.store(EngineMode::kManaged, std::memory_order_relaxed);
@@ -72,6 +73,7 @@ Result<void> Engine::make_pager() noexcept {
   config.total_bytes = settings_.total_bytes;
   config.stats = &slot_->pager;
   config.footprint = this;
+  config.events = event_file_ ? &events_ : nullptr;
   if (!settings_.whole_process) {
     config.adopt = false;
     config.watch_at_once = true;

@@ -45,6 +45,7 @@ void Engine::after_fork_in_child() noexcept {
   if (hints_ != nullptr) hints_->reset_in_child();
   gauge_.forget();
   threads_->forget_after_fork();
+  events_.detach();
   open_slot();
   if (phase == Phase::kRunning) {
     mmu_->reset_after_fork();
@@ -79,6 +80,7 @@ Engine::ChildResult Engine::take_over_in_child() noexcept {
   if (space_->recover_in_child() != 0) return ChildResult::kTouched;
   device_->settle_in_child();
   pager_->reset_in_child(&slot_->pager);
+  record_events();
   slot_->mode.store(EngineMode::kManaged, std::memory_order_relaxed);
   phase_.store(Phase::kRunning, std::memory_order_release);
   return start_fault_thread() ? ChildResult::kReady : ChildResult::kNoThread;

@@ -5,6 +5,7 @@
 //   WHIMBREL_TOTAL    budget for resident + store + staging + whimbrel's own: bytes; 0 or absent: none
 //   WHIMBREL_DEVICE   where pages go, as `run --device` takes it
 //   WHIMBREL_STATS    path of the statistics file (stats_file.h)
+//   WHIMBREL_EVENTS   path of the event file (event_file.h); absent: no events are recorded
 //
 // A process without WHIMBREL_RAM and WHIMBREL_TOTAL is left alone.
 #pragma once
@@ -17,6 +18,7 @@ inline constexpr const char* kEnvRam = "WHIMBREL_RAM";
 inline constexpr const char* kEnvTotal = "WHIMBREL_TOTAL";
 inline constexpr const char* kEnvDevice = "WHIMBREL_DEVICE";
 inline constexpr const char* kEnvStats = "WHIMBREL_STATS";
+inline constexpr const char* kEnvEvents = "WHIMBREL_EVENTS";
 
 // Copies, since the program may overwrite its environment and its memory may be away when we look.
 struct Settings {
@@ -26,6 +28,7 @@ struct Settings {
   bool whole_process = true;
   char device[1280] = {};
   char stats[512] = {};
+  char events[512] = {};
 
   [[nodiscard]] bool active() const noexcept { return ram_bytes != 0 || total_bytes != 0; }
   // From a process's environment block. Malformed numbers count as absent; nothing is allocated.

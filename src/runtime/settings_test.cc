@@ -9,12 +9,13 @@ namespace {
 
 TEST(Settings, ReadsWhatRunPasses) {
   const char* environment[] = {"HOME=/root", "WHIMBREL_RAM=67108864", "WHIMBREL_TOTAL=1", "WHIMBREL_DEVICE=zstd,level=1",
-                               "WHIMBREL_STATS=/run/s", nullptr};
+                               "WHIMBREL_STATS=/run/s", "WHIMBREL_EVENTS=/run/e", nullptr};
   const Settings s = Settings::from_environment(environment);
   EXPECT_EQ(s.ram_bytes, 67108864u);
   EXPECT_EQ(s.total_bytes, 1u);
   EXPECT_STREQ(s.device, "zstd,level=1");
   EXPECT_STREQ(s.stats, "/run/s");
+  EXPECT_STREQ(s.events, "/run/e");
   EXPECT_TRUE(s.active());
 }
 
