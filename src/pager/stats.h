@@ -58,6 +58,7 @@ struct PagerStats {
   Number scans;           // walks over the mappings
   Number recounts;        // walks over the resident pages
   Number forks;           // parked for a fork
+  Number handed_over;     // victims that the fault thread took and another thread stored
 };
 
 }  // namespace whimbrel
