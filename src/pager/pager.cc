@@ -123,7 +123,7 @@ std::int64_t Pager::background_step() noexcept {
     const std::uint64_t reserve = reserve_under(most);
     const std::uint64_t resident_now = core.resident.value();
     const std::uint64_t target = most - std::min(reserve, most);
-    if (resident_now <= most && core.is_scattered()) {
+    if (resident_now <= most + reserve / 2 && core.is_scattered()) {
       wait = std::min(wait, core.scattered_until.load(std::memory_order_relaxed) - time);
     } else if (resident_now + reserve / 2 > most && core.next_evict <= time) {
       LaneLease lane(core, LaneLease::Who::kOther, MoveCause::kEviction);
@@ -239,7 +239,7 @@ PagerStats& Pager::stats() noexcept { return *core_.stats; }
 
 std::uint32_t Pager::take_notices() noexcept { return core_.fresh_notices.exchange(0, std::memory_order_acq_rel); }
 
-std::uint64_t Pager::bytes_that_would_do() const noexcept { return core_.would_do.load(std::memory_order_relaxed); }
+std::uint64_t Pager::bytes_that_would_do() const noexcept { return core_.stats->total_would_do.load(std::memory_order_relaxed); }
 
 // ---- fork ----------------------------------------------------------------------------------------------------------
 

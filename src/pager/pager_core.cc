@@ -22,7 +22,8 @@ constexpr std::uint32_t kLoneFaults = 32;
 constexpr std::uint64_t kScatteredBatch = 256;
 // How far under the limit the fault thread begins to take, for the others to have time to store.
 constexpr std::uint64_t kTakenAhead = 256;
-constexpr std::uint64_t kAheadOfLimit = 64;
+constexpr std::uint64_t kAheadOfLimit = 32;
+constexpr std::int64_t kAloneFor = 5'000'000;
 constexpr std::int64_t kScatteredFor = 100'000'000;
 
 void raise_peak(PagerStats::Number& peak, std::uint64_t value) {
@@ -220,7 +221,7 @@ void PagerCore::refresh_limit() noexcept {
     split = split_budget(in);
   }
   if (!split.fits) {
-    would_do.store(split.would_do_bytes, std::memory_order_relaxed);
+    raise_peak(stats->total_would_do, split.would_do_bytes);
     raise(Pager::Notice::kCannotFit);
   }
   if (limit_pages.exchange(split.limit_pages, std::memory_order_relaxed) != split.limit_pages) {
@@ -275,10 +276,12 @@ void PagerCore::make_room(std::uint64_t pages, Lane& lane) noexcept {
   if (!scattered) kick();
   // Not what may be shared: it needs more than a MOVE, and a background thread that waits for none of its own pages.
   if (scattered && now + pages + std::min(kTakenAhead, most / kAheadOfLimit) > most && !sharing.possible() &&
-      no_room_until.load(std::memory_order_relaxed) <= time) {
+      std::max(no_room_until.load(std::memory_order_relaxed), alone_until) <= time) {
     (void)handoff->take(PageCount(kClumpPages));
   }
   if (now + pages <= most) return;
+  // The other hand is late: the machine is busy. Then two at it are slower than one, each flush of one interrupting the other.
+  if (scattered) alone_until = time + kAloneFor;
   if (handoff->finish() && resident.value() + pages <= most) return;
   const CauseScope pressure(lane, MoveCause::kPressure);
   const bool search = no_room_until.load(std::memory_order_relaxed) <= time;

@@ -202,7 +202,6 @@ class PagerCore {
   std::atomic<bool> events_lost{false};         // messages came while the tables were not to be touched
   std::atomic<std::uint32_t> raised{0};         // notices raised ever
   std::atomic<std::uint32_t> fresh_notices{0};
-  std::atomic<std::uint64_t> would_do{0};
   Event wake;
   std::int64_t evict_pause = 0;  // background thread: grows while nothing moves
   std::int64_t next_evict = 0;
@@ -235,6 +234,7 @@ class PagerCore {
   // Only the fault thread (lane 0).
   Streams fetch_streams;
   Streams hole_streams;
+  std::int64_t alone_until = 0;  // hands no victims over until then
   std::uint32_t lone_faults = 0;  // in a row that continued no stream, beside their faulter
 
  private:

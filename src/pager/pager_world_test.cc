@@ -296,7 +296,7 @@ TEST(PagerWorld, TouchesHereAndThereWhileMappingsChange) {
   setting.changes_mappings = true;
   std::uint64_t handed_over = 0;
   run_worlds(setting, 12, [&](PagerWorld& world) { handed_over += world.stats().handed_over.load(); });
-  EXPECT_GT(handed_over, 100u);
+  EXPECT_GT(handed_over, 30u);
 }
 
 TEST(PagerWorld, TouchesHereAndThereWhileCallsFail) {
@@ -306,7 +306,7 @@ TEST(PagerWorld, TouchesHereAndThereWhileCallsFail) {
   setting.failures = 40;
   std::uint64_t handed_over = 0;
   run_worlds(setting, 12, [&](PagerWorld& world) { handed_over += world.stats().handed_over.load(); });
-  EXPECT_GT(handed_over, 100u);
+  EXPECT_GT(handed_over, 20u);
 }
 
 TEST(PagerWorld, ADeviceWithTooLittleRoom) {

@@ -29,6 +29,7 @@ struct PagerStats {
   // ---- highest so far ----
   Number peak_resident_pages;
   Number peak_total_bytes;
+  Number total_would_do;  // bytes: what RAM in all would have had to be allowed; 0: what is allowed does
 
   // ---- since the start ----
   Number pages_out;                                 // left for the device

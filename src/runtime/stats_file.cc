@@ -24,6 +24,7 @@ void raise(Counter& to, const Counter& from) noexcept {
 void merge(PagerStats& to, const PagerStats& from) noexcept {
   raise(to.peak_resident_pages, from.peak_resident_pages);
   raise(to.peak_total_bytes, from.peak_total_bytes);
+  raise(to.total_would_do, from.total_would_do);
   using Number = PagerStats::Number;
   static constexpr Number PagerStats::*kSummed[] = {
       &PagerStats::resident_pages, &PagerStats::fixed_pages,     &PagerStats::watched_pages,  &PagerStats::total_bytes,
