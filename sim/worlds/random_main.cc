@@ -21,6 +21,9 @@
 
 #include "sim/worlds/random_world.h"
 
+// Writes the counters of a build that has them (scripts/coverage): _exit() does not.
+extern "C" void __gcov_dump() __attribute__((weak));
+
 namespace whimbrel::sim {
 namespace {
 
@@ -125,6 +128,7 @@ int run(double seconds, std::uint64_t first_seed, std::uint64_t worlds, std::uin
         if (shared.verdict[0] != 0) break;
         ++shared.seed;
       }
+      if (__gcov_dump != nullptr) __gcov_dump();
       _exit(0);
     }
     int status = 0;

@@ -18,6 +18,9 @@
 
 #include "sim/worlds/scenarios.h"
 
+// Writes the counters of a build that has them (scripts/coverage): _exit() does not.
+extern "C" void __gcov_dump() __attribute__((weak));
+
 namespace whimbrel::sim {
 namespace {
 
@@ -112,6 +115,7 @@ int run(const Arguments& arguments) {
         const std::string verdict = explore(scenario, arguments, share, shared);
         if (!verdict.empty()) report(scenario, arguments, shared, verdict);
       }
+      if (__gcov_dump != nullptr) __gcov_dump();
       _exit(0);
     }
     int status = 0;
