@@ -152,17 +152,17 @@ def run_program(tools, workload, arguments):
             run = None
             if arguments.verbose:
                 traceback.print_exc()
-        print(line_of(cells), flush=True)
         if run and problems and does_not_fit(plain, run, sizes, problems):
             # Nothing can be done about that, and whimbrel has said so: then what it says must be true.
             enough = run.stats["total_that_would_do_bytes"]
+            cells = (*cells[:-1], f"does not fit: {megabytes(enough)} MB would do")
+            print(line_of(cells), flush=True)
             again = runner.once(total=enough)
             problems = [p for p in problems_of(plain, again, total=enough) if not p.startswith("more memory")]
-            cells = (*cells[:-1], f"does not fit: {megabytes(enough)} MB would do")
             rows.append((cells, True))
             budget, run = f"total:{megabytes(enough)}M", again
             cells = row_of(workload.name, budget, enough, plain, again, problems)
-            print(line_of(cells), flush=True)
+        print(line_of(cells), flush=True)
         if problems and run:
             show_failure(run)
         elif problems:
