@@ -65,6 +65,16 @@ TEST(PageTable, OutOfMemoryIsAnErrorNotACrash) {
   EXPECT_EQ(table.used_pages(), 0u);
 }
 
+TEST(PageTableDeathTest, UpdateNeedsABlockUnlessItForgets) {
+  HeapSource heap;
+  PageTable table(heap);
+  ASSERT_TRUE(table.set_huge(kBase, device(512)));
+  ASSERT_TRUE(table.set_huge(kBase, PageEntry()));  // the unit is known, and has no block
+  table.update(kBase + PageCount(3), PageEntry());
+  EXPECT_TRUE(table.get(kBase + PageCount(3)).is_ram());
+  EXPECT_DEATH(table.update(kBase + PageCount(3), device(1)), "page table block missing");
+}
+
 TEST(PageTable, AddressesBeyondTheUserSpaceAreRefused) {
   HeapSource heap;
   PageTable table(heap);
