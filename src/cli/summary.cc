@@ -9,6 +9,7 @@ namespace whimbrel::cli {
 namespace {
 
 constexpr std::uint64_t kPage = 4096;
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
 // Plain numbers of the counters that both forms show.
 struct Numbers {
@@ -91,6 +92,10 @@ std::string describe(const Summary& s) {
   }
   if (t.processes > 1) line("processes", fmt::format("{}, of which {} had memory managed", count(t.processes), count(t.managed)));
   if (n.errors != 0) line("device errors", count(n.errors));
+  if (const std::uint64_t enough = t.pager.total_would_do; enough != 0) {
+    line("next", fmt::format("the data does not fit into --total even when compressed; --total {}M would do",
+                             (enough + kMiB - 1) / kMiB));
+  }
   return out;
 }
 
@@ -107,6 +112,7 @@ std::string to_json(const Summary& s) {
   out["device"] = s.device;
   out["peak_resident_bytes"] = peak_resident(s);
   out["peak_total_bytes"] = n.peak_total;
+  out["total_that_would_do_bytes"] = t.pager.total_would_do.load();
   out["max_rss_bytes"] = static_cast<std::uint64_t>(s.end.usage.ru_maxrss) * 1024;
   out["pages_out"] = n.pages_out;
   out["pages_home"] = n.pages_home;

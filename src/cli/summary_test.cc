@@ -43,6 +43,14 @@ TEST(Summary, TellsAPersonWhatMatters) {
   }
 }
 
+TEST(Summary, SaysWhatTotalWouldDo) {
+  BusyRun run;
+  EXPECT_EQ(describe(run.summary).find("--total"), std::string::npos);
+  run.totals.pager.total_would_do = (207 << 20) - 5;
+  EXPECT_NE(describe(run.summary).find("--total 207M would do"), std::string::npos) << describe(run.summary);
+  EXPECT_EQ(nlohmann::json::parse(to_json(run.summary))["total_that_would_do_bytes"], (207 << 20) - 5);
+}
+
 TEST(Summary, SaysSoWhenNothingHadToMove) {
   EmptyRun run;
   Summary& s = run.summary;

@@ -63,11 +63,11 @@ bool Adoption::scan_locked(Verify verify_what) noexcept {
   for (;;) {
     const Result<Mapping> mapping = core_.space.mmu().mapping_at_or_above(at);
     if (!mapping) break;
-    // The program maps and unmaps while we walk: what was passed may have grown into one with what comes now.
-    Mapping rest = *mapping;
-    if (rest.range.first < at) rest.range = PageRange::between(at, rest.range.end());
-    add_mapping(rest);
-    at = rest.range.end();
+    // The program maps and unmaps while we walk: what was passed may have grown into one with what comes now. Then it is
+    // one region too: to watch a part of a mapping would cut it in two, and an mremap() of the program across it fails.
+    if (mapping->range.first < at) next_.cut(PageRange::between(mapping->range.first, at));
+    add_mapping(*mapping);
+    at = mapping->range.end();
   }
   verify_cost_ = 0;
   if (unverified_ || verify_what == Verify::kEverything) verify(verify_what);
@@ -85,8 +85,11 @@ bool Adoption::adopt_now(PageRange range) noexcept {
   for (PageIndex at = range.first; at < range.end();) {
     const Result<Mapping> mapping = core_.space.mmu().mapping_at_or_above(at);
     if (!mapping || range.end() <= mapping->range.first) break;  // unmapped again
+    if (mapping->range.first < at) next_.cut(PageRange::between(mapping->range.first, at));
     add_mapping(*mapping);
     at = mapping->range.end();
+    // It may have grown between the question and the watching, and is cut in two there now.
+    if (range.end() <= at) range = PageRange::between(range.first, at + PageCount(grown_behind(at) ? 1 : 0));
   }
   bool settled = !memory_short_ && !unverified_;
   if (const GateSection change(core_.tables); change) {
@@ -128,7 +131,7 @@ void Adoption::add_piece(const Mapping& mapping, PageRange piece) noexcept {
   region.starts_mapping = piece.first == mapping.range.first;
   region.verified = !mapping.has(Mapping::kFlagsUnknown);
   const bool known = inherit(region);
-  if (region.kind == Eligibility::kManaged && piece.count < core_.config.smallest_mapping) {
+  if (region.kind == Eligibility::kManaged && piece.count < core_.config.smallest_mapping && !continues_watched(region)) {
     region.kind = Eligibility::kFixed;
   }
   if (region.kind == Eligibility::kManaged && core_.armed.load(std::memory_order_relaxed)) {
@@ -136,6 +139,22 @@ void Adoption::add_piece(const Mapping& mapping, PageRange piece) noexcept {
     if (!region.verified) unverified_ = true;
   }
   if (!next_.append(region)) memory_short_ = true;
+}
+
+// What is watched has grown while it was being watched: the rest is a mapping of its own until it is watched too.
+bool Adoption::continues_watched(const Region& region) const noexcept {
+  if (next_.size() == 0) return false;
+  const Region& last = next_[next_.size() - 1];
+  return last.watched && last.range.end() == region.range.first && ((last.flags ^ region.flags) & kAccess) == 0;
+}
+
+bool Adoption::grown_behind(PageIndex end) noexcept {
+  const Result<Mapping> next = core_.space.mmu().mapping_at_or_above(end);
+  Region region;
+  if (!next || next->range.first != end || !next->is_private_anonymous()) return false;
+  region.range = next->range;
+  region.flags = next->flags;
+  return continues_watched(region);
 }
 
 bool Adoption::inherit(Region& region) noexcept {
@@ -239,7 +258,9 @@ void Adoption::verify(Verify what) noexcept {
 void Adoption::apply_details(Region& region, const Mapping& mapping) noexcept {
   if (((region.flags ^ mapping.flags) & kAccess) != 0) return;  // changed since the walk passed
   Eligibility kind = eligibility_of(mapping, core_.config.stacks);
-  if (kind == Eligibility::kManaged && region.range.count < core_.config.smallest_mapping) kind = Eligibility::kFixed;
+  if (kind == Eligibility::kManaged && region.range.count < core_.config.smallest_mapping && !region.watched) {
+    kind = Eligibility::kFixed;
+  }
   if (region.verified && region.kind == Eligibility::kManaged && kind != Eligibility::kManaged) {
     (void)unmanageable_.add(region.range);  // full: the next refresh finds it still verified as managed
     something_new_ = true;

@@ -38,6 +38,8 @@ class Adoption {
   // Takes over what is known of the old regions in its place. True: all of it was watched before.
   bool inherit(Region& region) noexcept REQUIRES(mutex_);
   void watch(Region& region) noexcept REQUIRES(mutex_);
+  [[nodiscard]] bool continues_watched(const Region& region) const noexcept REQUIRES(mutex_);
+  [[nodiscard]] bool grown_behind(PageIndex end) noexcept REQUIRES(mutex_);
   // Counts the pages of a newly watched region that were touched before: those no old watched region covers.
   void count_unseen(const Region& region) noexcept REQUIRES(mutex_);
   void verify(Verify what) noexcept REQUIRES(mutex_);

@@ -6,15 +6,20 @@
 
 namespace whimbrel {
 
-Eviction::Outcome Eviction::run(PageRange range) noexcept {
-  const std::int64_t begun = core_.log_clock();
-  if (!collect(range)) return outcome_;
+bool Eviction::take(PageRange range) noexcept {
+  begun_ = core_.log_clock();
+  if (!collect(range)) return false;
   find_frames();
+  return outcome_.taken.raw() != 0;
+}
+
+Eviction::Outcome Eviction::put_away() noexcept {
+  if (outcome_.no_such_mapping) return outcome_;
   for (std::size_t at = 0; at < args_.npages && !outcome_.device_full;) at = store_from(at);
   migrate_vma_pages(core_.space, args_);
   count_gone();
   // Before anybody can be told that they are away and has them brought home.
-  core_.log_moves(lane_, first_, args_.npages, Place::kRam, Place::kDevice, begun, Lane::kPages,
+  core_.log_moves(lane_, first_, args_.npages, Place::kRam, Place::kDevice, begun_, Lane::kPages,
                   [this](std::size_t i) { return is_gone(i); });
   migrate_vma_finalize(core_.space, args_);
   return outcome_;

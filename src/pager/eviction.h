@@ -18,7 +18,14 @@ class Eviction {
 
   using Outcome = EvictionOutcome;
   // `range`: at most Lane::kPages, inside one mapping.
-  [[nodiscard]] Outcome run(PageRange range) noexcept;
+  [[nodiscard]] Outcome run(PageRange range) noexcept {
+    (void)take(range);
+    return put_away();
+  }
+  // The two halves of run(), which two threads may do one after the other. False: there is nothing to store, but
+  // put_away() must be called all the same.
+  [[nodiscard]] bool take(PageRange range) noexcept;
+  [[nodiscard]] Outcome put_away() noexcept;
 
  private:
   [[nodiscard]] bool collect(PageRange range) noexcept;
@@ -52,6 +59,7 @@ class Eviction {
   Lane& lane_;
   MigrateVma args_{};
   PageIndex first_;
+  std::int64_t begun_ = 0;  // where moves are logged
   Outcome outcome_{};
 };
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "pager/eviction_handoff.h"
+
 namespace whimbrel {
 namespace {
 
@@ -125,7 +127,11 @@ void Fetch::give_up_failed_loads() noexcept {
 
 void Fetch::keep_copies() noexcept {
   kept_ = false;
-  if (!core_.keeps_copies || outcome_.home.raw() == 0 || core_.stopped.load(std::memory_order_relaxed)) return;
+  if (!core_.keeps_copies || outcome_.home.raw() == 0) return;
+  // A page fetched alone will be stored alone, and comes home in a third of the time its unit takes; storing it anew
+  // costs a program nothing that waits for single pages.
+  if (args_.npages == 1 && core_.traits.in_process_memory && core_.is_scattered()) return;
+  if (core_.stopped.load(std::memory_order_relaxed)) return;
   {
     MutexLock hold(core_.mutex);
     if (!core_.copies.pays()) return;
@@ -216,6 +222,7 @@ Result<void> Fetch::all_of(PageRange range, int patience, PageCount* home) noexc
       continue;
     }
     // Locked by a fault, or on its way: whoever has it will be done soon.
+    if (core_.handoff->finish()) continue;
     if (--tries <= 0) return fail(Errc::kBusy, 0, "bring home");
     core_.space.clock().sleep_ns(kPause);
   }

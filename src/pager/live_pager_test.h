@@ -27,6 +27,7 @@
 #include "linux/reservation.h"
 #include "linux/userfault_mmu.h"
 #include "pager/pager.h"
+#include "port/wake_placement.h"
 #include "preload/libc_walk.h"
 
 namespace whimbrel::live {
@@ -73,6 +74,13 @@ struct LiveOptions {
   DeviceKind device = DeviceKind::kLz4;
   std::uint64_t device_capacity = 0;
   AddressSpace::Config space;
+  bool beside = false;  // faults are served as those of a thread that stays beside the fault thread
+};
+
+class AlwaysBeside final : public WakePlacement {
+ public:
+  bool begin(std::uint32_t) noexcept override { return true; }
+  void end() noexcept override {}
 };
 
 class LivePager {
@@ -151,6 +159,7 @@ class LivePager {
     return result_;
   }
   bool last_command_failed() const { return failed_; }
+  Mmu& mmu() { return *mmu_; }
 
  private:
   static bool& is_running() {
@@ -200,6 +209,7 @@ class LivePager {
         },
         this);
     service_ = make_from<FaultService>(tables_, *space_, pager_, nullptr);
+    if (with.beside) service_->set_placement(&beside_);
     EngineThreadOptions thread_options;
     thread_options.keep = mmu_->descriptors().span();
     threads_ = make_from<RawEngineThreads>(tables_, tables_, thread_options);
@@ -266,6 +276,7 @@ class LivePager {
   };
 
   SystemClock clock_;
+  AlwaysBeside beside_;
   Reservation tables_;
   Reservation store_;
   Tables footprint_{tables_};

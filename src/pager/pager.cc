@@ -4,6 +4,7 @@
 
 #include "pager/adoption.h"
 #include "pager/eviction.h"
+#include "pager/eviction_handoff.h"
 #include "pager/fetch.h"
 #include "pager/pager_core.h"
 
@@ -100,6 +101,14 @@ void Pager::unpin(PageRange range) noexcept {
 std::int64_t Pager::background_step() noexcept {
   PagerCore& core = core_;
   core.background_sleeps.store(false, std::memory_order_relaxed);
+  if (core.handoff->finish() && core.is_scattered() && !core.urgent.load(std::memory_order_relaxed)) {
+    // The fault thread wakes this one for each victim; everything else has its own time.
+    const std::int64_t rest = core.next_step - core.space.clock().now_ns();
+    if (rest > 0) {
+      core.background_sleeps.store(true, std::memory_order_release);
+      return rest;
+    }
+  }
   core.release_kept();
   (void)core.drop_copies(false);
   const std::int64_t look_again = core.adoption->step();  // first: in a forked child nothing is known yet
@@ -114,7 +123,7 @@ std::int64_t Pager::background_step() noexcept {
     const std::uint64_t reserve = reserve_under(most);
     const std::uint64_t resident_now = core.resident.value();
     const std::uint64_t target = most - std::min(reserve, most);
-    if (core.is_scattered()) {
+    if (resident_now <= most + reserve / 2 && core.is_scattered()) {
       wait = std::min(wait, core.scattered_until.load(std::memory_order_relaxed) - time);
     } else if (resident_now + reserve / 2 > most && core.next_evict <= time) {
       LaneLease lane(core, LaneLease::Who::kOther, MoveCause::kEviction);
@@ -138,6 +147,7 @@ std::int64_t Pager::background_step() noexcept {
     }
   }
   if (wait > kMillisecond && core.device.maintain(kMaintainBytes)) wait = std::min(wait, kMaintainPause);
+  core.next_step = core.space.clock().now_ns() + wait;
   core.background_sleeps.store(true, std::memory_order_release);
   return std::max<std::int64_t>(wait, 0);
 }
@@ -206,8 +216,7 @@ Result<void> Pager::bring_home(PageRange range, PageCount* home) noexcept {
 Result<void> Pager::bring_all_home() noexcept {
   core_.stopped.store(true, std::memory_order_seq_cst);
   // Whoever is in the middle of an eviction finishes it.
-  core_.evictions.close();
-  core_.evictions.open();
+  core_.finish_evictions();
   const Result<void> home = bring_home(kEverything);
   (void)core_.drop_copies(true);
   return home;
@@ -230,7 +239,7 @@ PagerStats& Pager::stats() noexcept { return *core_.stats; }
 
 std::uint32_t Pager::take_notices() noexcept { return core_.fresh_notices.exchange(0, std::memory_order_acq_rel); }
 
-std::uint64_t Pager::bytes_that_would_do() const noexcept { return core_.would_do.load(std::memory_order_relaxed); }
+std::uint64_t Pager::bytes_that_would_do() const noexcept { return core_.stats->total_would_do.load(std::memory_order_relaxed); }
 
 // ---- fork ----------------------------------------------------------------------------------------------------------
 

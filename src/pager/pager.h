@@ -103,7 +103,7 @@ class Pager final : public PageMapOps, public HolePolicy, public SpaceObserver {
   [[nodiscard]] std::int64_t background_step() noexcept;
   // Advanced when the background thread should come back early.
   [[nodiscard]] Event& wake_event() noexcept;
-  // Lately the program has touched pages here and there, and the fault thread makes room by itself.
+  // Lately the program has touched pages here and there, and the fault thread takes the victims.
   [[nodiscard]] bool is_scattered() const noexcept;
 
   // The program has just made these mappings: the large ones are registered at once, the rest by the next walk. A hint;

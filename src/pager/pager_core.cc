@@ -4,6 +4,7 @@
 
 #include "pager/adoption.h"
 #include "pager/eviction.h"
+#include "pager/eviction_handoff.h"
 #include "pager/fetch.h"
 
 namespace whimbrel {
@@ -19,6 +20,10 @@ constexpr std::uint64_t kLeastCopies = 4096, kMostCopies = std::uint64_t{1} << 2
 constexpr std::int64_t kNoRoomPause = 1'000'000;
 constexpr std::uint32_t kLoneFaults = 32;
 constexpr std::uint64_t kScatteredBatch = 256;
+// How far under the limit the fault thread begins to take, for the others to have time to store.
+constexpr std::uint64_t kTakenAhead = 256;
+constexpr std::uint64_t kAheadOfLimit = 32;
+constexpr std::int64_t kAloneFor = 5'000'000;
 constexpr std::int64_t kScatteredFor = 100'000'000;
 
 void raise_peak(PagerStats::Number& peak, std::uint64_t value) {
@@ -67,6 +72,7 @@ PagerCore::~PagerCore() {
     if (lane != nullptr && lane->buffer != nullptr) source.give(lane->buffer, kLaneBufferBytes);
     destroy_from(source, lane);
   }
+  destroy_from(source, handoff);
   destroy_from(source, own_policy);
   destroy_from(source, own_stats);
   if (zeros != nullptr) source.give(zeros, kZeroPages * kPageSize);
@@ -83,13 +89,14 @@ Result<void> PagerCore::prepare(Pager& pager) noexcept {
     if (lane != nullptr) lane->buffer = static_cast<std::byte*>(source.take(kLaneBufferBytes));
   }
   zeros = static_cast<std::byte*>(source.take(kZeroPages * kPageSize));
+  if (lanes[kHandoffLane] != nullptr) handoff = make_from<EvictionHandoff>(source, *this, *lanes[kHandoffLane]);
   // Enough for residents that lie four to a clump.
   const std::uint64_t bytes = config.ram_bytes != 0 ? config.ram_bytes : config.total_bytes;
   const std::size_t clumps = std::clamp<std::uint64_t>(bytes / kPageSize / 4, 4096, 131072);
   own_policy = make_from<SecondChance>(source, source, clumps);
   own_stats = make_from<PagerStats>(source);
   const bool complete = std::all_of(lanes.begin(), lanes.end(), [](Lane* l) { return l != nullptr && l->buffer != nullptr; }) &&
-                        zeros != nullptr && own_policy != nullptr && own_policy->usable() && own_stats != nullptr;
+                        zeros != nullptr && handoff != nullptr && own_policy != nullptr && own_policy->usable() && own_stats != nullptr;
   MutexLock hold(mutex);
   if (!complete || !pins.usable() || !refusals.usable() || !arrivals.usable() || !copies.usable()) return fail(Errc::kNoMemory, 0, "pager");
   policy = config.policy != nullptr ? config.policy : own_policy;
@@ -138,7 +145,7 @@ void PagerCore::reset_in_child(PagerStats* stats_of_child) noexcept {
   background_sleeps.store(false, std::memory_order_relaxed);
   sharing.reset_in_child();
   no_room_until.store(0, std::memory_order_relaxed);
-  evict_pause = next_evict = 0;
+  evict_pause = next_evict = next_step = 0;
 }
 
 void PagerCore::release(Pfn head, unsigned order) noexcept {
@@ -214,7 +221,7 @@ void PagerCore::refresh_limit() noexcept {
     split = split_budget(in);
   }
   if (!split.fits) {
-    would_do.store(split.would_do_bytes, std::memory_order_relaxed);
+    raise_peak(stats->total_would_do, split.would_do_bytes);
     raise(Pager::Notice::kCannotFit);
   }
   if (limit_pages.exchange(split.limit_pages, std::memory_order_relaxed) != split.limit_pages) {
@@ -263,14 +270,24 @@ void PagerCore::make_room(std::uint64_t pages, Lane& lane) noexcept {
   const std::uint64_t most = limit();
   if (most == kNoLimit) return;
   const std::uint64_t now = resident.value();
-  if (now + pages + reserve_under(most) / 2 > most && !is_scattered()) kick();
-  if (now + pages <= most) return;
+  if (now + pages + reserve_under(most) / 2 <= most) return;
   const std::int64_t time = space.clock().now_ns();
+  const bool scattered = time < scattered_until.load(std::memory_order_relaxed);
+  if (!scattered) kick();
+  // Not what may be shared: it needs more than a MOVE, and a background thread that waits for none of its own pages.
+  if (scattered && now + pages + std::min(kTakenAhead, most / kAheadOfLimit) > most && !sharing.possible() &&
+      std::max(no_room_until.load(std::memory_order_relaxed), alone_until) <= time) {
+    (void)handoff->take(PageCount(kClumpPages));
+  }
+  if (now + pages <= most) return;
+  // The other hand is late: the machine is busy. Then two at it are slower than one, each flush of one interrupting the other.
+  if (scattered) alone_until = time + kAloneFor;
+  if (handoff->finish() && resident.value() + pages <= most) return;
   const CauseScope pressure(lane, MoveCause::kPressure);
   const bool search = no_room_until.load(std::memory_order_relaxed) <= time;
   if (search || sharing.possible()) {
     stats->back_pressure.fetch_add(1, std::memory_order_relaxed);
-    const std::uint64_t batch = is_scattered() ? kScatteredBatch : kClumpPages;
+    const std::uint64_t batch = scattered ? kScatteredBatch : kClumpPages;
     (void)evict_some(PageCount(std::max(now + pages - most, batch)), lane, search ? Effort::kFault : Effort::kArrivals);
     if (resident.value() + pages <= limit()) return;
   }
@@ -312,12 +329,26 @@ PageCount PagerCore::evict_some(PageCount want, Lane& lane, Effort effort) noexc
     const EvictionOutcome outcome = evict_victim(victim, lane, effort);
     gone += outcome.gone;
     if (outcome.gone.raw() == 0) ++barren;
-    if (outcome.device_full) {
-      no_room_until.store(space.clock().now_ns() + 100 * kNoRoomPause, std::memory_order_relaxed);
-      break;
-    }
+    if (outcome.device_full) break;
   }
   return gone;
+}
+
+bool PagerCore::choose_victim(PageCount want, Effort effort, int looks, PageRange* victim) noexcept {
+  MutexLock hold(mutex);
+  for (; looks != 0; --looks) {
+    const EvictionPolicy::Choice choice = choose_locked(want, effort, victim);
+    if (choice == EvictionPolicy::Choice::kVictim) return true;
+    if (choice == EvictionPolicy::Choice::kNothing) return false;
+  }
+  return false;
+}
+
+void PagerCore::finish_evictions() noexcept {
+  evictions.bar();
+  (void)handoff->finish();  // it may have been waiting for this very thread
+  evictions.wait_until_quiet();
+  evictions.open();
 }
 
 EvictionPolicy::Choice PagerCore::choose_locked(PageCount want, Effort effort, PageRange* victim) noexcept {
@@ -408,6 +439,7 @@ void PagerCore::settle(PageRange victim, const EvictionOutcome& outcome, Lane& l
       note_refusals_locked(victim, outcome);
     }
   }
+  if (outcome.device_full) no_room_until.store(space.clock().now_ns() + 100 * kNoRoomPause, std::memory_order_relaxed);
   // What was cut out is counted again when it is found again.
   if (outcome.no_such_mapping) dropped_pages.fetch_add(victim.count.raw(), std::memory_order_relaxed);
   if (!outcome.kept.empty()) {

@@ -65,6 +65,7 @@ class RangeList {
 };
 
 class Adoption;
+class EvictionHandoff;
 
 // What became of one victim.
 struct EvictionOutcome {
@@ -82,6 +83,7 @@ struct EvictionOutcome {
 class PagerCore {
  public:
   static constexpr std::size_t kLanes = 4;  // [0] the fault thread's, the others for whoever works in the background
+  static constexpr std::size_t kHandoffLane = kLanes;  // what the fault thread has taken out for another thread to store
   static constexpr std::size_t kZeroPages = 64;
 
   PagerCore(AddressSpace& space, Device& device, const PagerConfig& config) noexcept;
@@ -123,7 +125,7 @@ class PagerCore {
   void make_room(std::uint64_t pages, Lane& lane) noexcept;
   // A fault of a program that touches pages here and there, and goes on on the processor of the fault thread. Its victims
   // lie as scattered as its touches: one flush for each. From another processor each of them interrupts the program, from
-  // this one they cost a fifth. So the background leaves the evicting to the fault thread for a while.
+  // this one they cost a fifth. So for a while the fault thread takes the victims, and the background only stores them.
   void note_scattered() noexcept;
   [[nodiscard]] bool is_scattered() const noexcept {
     return space.clock().now_ns() < scattered_until.load(std::memory_order_relaxed);
@@ -151,8 +153,14 @@ class PagerCore {
   };
   [[nodiscard]] static constexpr bool is_hurried(Effort effort) noexcept { return effort <= Effort::kFault; }
   PageCount evict_some(PageCount want, Lane& lane, Effort effort) noexcept;
+  // Returns when nobody is in the middle of an eviction that began before the call. Any thread but the fault thread.
+  void finish_evictions() noexcept;
+  // What to try next. False: nothing was found in `looks` tries. The eviction gate has been entered.
+  [[nodiscard]] bool choose_victim(PageCount want, Effort effort, int looks, PageRange* victim) noexcept;
   // One victim, with all that is to be remembered about it. The eviction gate has been entered.
   EvictionOutcome evict_victim(PageRange victim, Lane& lane, Effort effort) noexcept;
+  // Remembers what became of a victim. The eviction gate has been entered.
+  void settle(PageRange victim, const EvictionOutcome& outcome, Lane& lane, Effort effort) noexcept;
 
   // Constant after prepare().
   AddressSpace& space;
@@ -169,8 +177,9 @@ class PagerCore {
   EvictionPolicy* policy = nullptr;
   SecondChance* own_policy = nullptr;
   std::byte* zeros = nullptr;  // kZeroPages pages that are never written
-  std::array<Lane*, kLanes> lanes{};
+  std::array<Lane*, kLanes + 1> lanes{};
   Adoption* adoption = nullptr;
+  EvictionHandoff* handoff = nullptr;
 
   PagerStats* stats = nullptr;
   PagerStats* own_stats = nullptr;
@@ -193,10 +202,10 @@ class PagerCore {
   std::atomic<bool> events_lost{false};         // messages came while the tables were not to be touched
   std::atomic<std::uint32_t> raised{0};         // notices raised ever
   std::atomic<std::uint32_t> fresh_notices{0};
-  std::atomic<std::uint64_t> would_do{0};
   Event wake;
   std::int64_t evict_pause = 0;  // background thread: grows while nothing moves
   std::int64_t next_evict = 0;
+  std::int64_t next_step = 0;  // background thread: when it has to look at everything again
 
   Sharing sharing{*this};
   Advice advice;
@@ -225,6 +234,7 @@ class PagerCore {
   // Only the fault thread (lane 0).
   Streams fetch_streams;
   Streams hole_streams;
+  std::int64_t alone_until = 0;  // hands no victims over until then
   std::uint32_t lone_faults = 0;  // in a row that continued no stream, beside their faulter
 
  private:
@@ -234,7 +244,6 @@ class PagerCore {
   [[nodiscard]] PageRange arrival_locked() noexcept REQUIRES(mutex);
   // Gives this process pages of its own where it has none, or (unless `copy`) where that costs nothing.
   [[nodiscard]] bool unshare(PageRange victim, Lane& lane, bool copy) noexcept;
-  void settle(PageRange victim, const EvictionOutcome& outcome, Lane& lane, Effort effort) noexcept;
   void note_refusals_locked(PageRange victim, const EvictionOutcome& outcome) noexcept REQUIRES(mutex);
 };
 

@@ -594,6 +594,65 @@ TEST(PagerLive, MemoryThatGrowsAndMovesIsCountedOnce) {
   live.stop();
 }
 
+// A program that lets a mapping grow in the moment between the look at it and the registering finds it cut in two. It must be
+// whole again at once, however small the rest: mremap() refuses more than one mapping.
+TEST(PagerLive, AMappingThatGrewWhileItWasRegisteredIsMadeWholeAgain) {
+  NEEDS_RAW_THREADS();
+  LivePager& live = LivePager::start(with_ram(24 * kMiB));
+  {
+    ProgramMemory memory(20 * kMiB);  // enough to be watched
+    for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+    for (int i = 0; i < 2000 && get(live.stats().watched_pages) == 0; ++i) usleep(1000);
+    ProgramMemory block(64 * kPageSize);
+    const char* const before = reinterpret_cast<const char*>(block.page(0));
+    EXPECT_TRUE(live.mmu().watch(block.range(0, 57)).has_value());  // as of before it grew
+    const auto mapping_size = [&] {
+      return live.mmu().mapping_at_or_above(block.range(0, 1).first).value().range.count.raw();
+    };
+    for (int i = 0; i < 5000 && mapping_size() != 64; ++i) usleep(1000);
+    EXPECT_EQ(mapping_size(), 64u);
+    void* const moved = mremap(block.page(0), 64 * kPageSize, 128 * kPageSize, MREMAP_MAYMOVE);
+    EXPECT_NE(moved, MAP_FAILED) << std::strerror(errno);
+    if (moved != MAP_FAILED && moved != before) munmap(moved, 128 * kPageSize);
+    EXPECT_EQ(wrong_in(memory, 1), 0u);
+  }
+  live.stop();
+}
+
+// Victims are taken by the fault thread and stored by the background thread; a fork waits for what is under way.
+TEST(PagerLive, TouchesHereAndThereBetweenForks) {
+  NEEDS_RAW_THREADS();
+  LiveOptions options = with_ram(16 * kMiB);
+  options.beside = true;
+  options.device = DeviceKind::kZstd;
+  LivePager& live = LivePager::start(options);
+  ProgramMemory memory(40 * kMiB);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  std::uint64_t random = 1;
+  const auto touch = [&](int times) {
+    std::size_t wrong = 0;
+    for (int i = 0; i < times; ++i) {
+      random = random * 6364136223846793005ull + 1442695040888963407ull;
+      wrong += memory.wrong_words((random >> 33) % memory.pages(), 1);
+    }
+    return wrong;
+  };
+  for (int round = 0; round < 6; ++round) {
+    // A fork in the middle of it: nothing is under way in one round, much in the next.
+    EXPECT_EQ(touch(2500), 0u);
+    if (round % 2 == 0) continue;
+    const pid_t child = live.fork();
+    if (child == 0) _exit(touch(1500) == 0 ? 0 : 1);
+    EXPECT_EQ(touch(500), 0u);
+    int status = -1;
+    waitpid(child, &status, 0);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "round " << round << ", status " << status;
+  }
+  EXPECT_EQ(wrong_in(memory, 1), 0u);
+  EXPECT_GT(get(live.stats().handed_over), 10u);
+  live.stop();
+}
+
 TEST(PagerLive, ForkedChildrenReadEverythingAndPageOn) {
   NEEDS_RAW_THREADS();
   LivePager& live = LivePager::start(with_ram(16 * kMiB));

@@ -10,6 +10,7 @@
 #include "migrate/fault.h"
 #include "mm/heap_source.h"
 #include "pager/pager.h"
+#include "port/wake_placement.h"
 #include "sim/choices.h"
 #include "sim/failures.h"
 #include "sim/scheduler.h"
@@ -30,6 +31,13 @@ struct Setting {
   std::uint32_t unit_pages = 4;
   std::uint64_t arena = 2600;
   bool changes_mappings = false;
+  bool jumps = false;  // single pages here and there, each toucher going on beside the fault thread
+};
+
+class AlwaysBeside final : public WakePlacement {
+ public:
+  bool begin(std::uint32_t) noexcept override { return true; }
+  void end() noexcept override {}
 };
 
 class PagerWorld {
@@ -69,6 +77,7 @@ class PagerWorld {
     program_->mmap({kHome, PageCount(setting_.arena)});
     scheduler_->spawn("fault thread", Role::kService, [this] {
       FaultService service(*space_, pager_, nullptr);
+      if (setting_.jumps) service.set_placement(&beside_);
       while (!stop_) {
         (void)mmu_->wait_for_message(-1);
         (void)service.run_once();
@@ -111,6 +120,10 @@ class PagerWorld {
     const std::uint64_t half = setting_.arena / 2;
     for (int round = 0; round < 12; ++round) {
       const std::uint64_t from = random_() % setting_.arena;
+      if (setting_.jumps && thread == 1) {
+        for (int i = 0; i < 400; ++i) touch(thread, random_() % setting_.arena, random_() % 4 == 0);
+        continue;
+      }
       switch (random_() % (setting_.changes_mappings ? 6 : 3)) {
         case 0:
           for (std::uint64_t i = 0; i < 700; ++i) touch(thread, (from + i) % setting_.arena, true);
@@ -215,6 +228,7 @@ class PagerWorld {
   Choices choices_;
   std::mt19937_64 random_;
   SimClock clock_;
+  AlwaysBeside beside_;
   std::unique_ptr<Failures> failures_;
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<SimMmu> mmu_;
@@ -259,6 +273,40 @@ TEST(PagerWorld, MappingsChangeMeanwhile) {
   Setting setting;
   setting.changes_mappings = true;
   run_worlds(setting, 12, [](PagerWorld& world) { EXPECT_GT(world.stats().pages_out.load(), 100u); });
+}
+
+// The fault thread takes, the background stores: see EvictionHandoff.
+TEST(PagerWorld, TouchesHereAndThere) {
+  Setting setting;
+  setting.jumps = true;
+  std::uint64_t handed_over = 0;
+  run_worlds(setting, 12, [&](PagerWorld& world) {
+    handed_over += world.stats().handed_over.load();
+    EXPECT_LE(world.most_resident(), kLimitPages + kLimitPages / 20)
+        << world.stats().over_limit << " faults over the limit, " << world.stats().back_pressure << " made room, "
+        << world.stats().handed_over << " handed over, " << world.stats().pages_out << " out, " << world.stats().holes
+        << " holes, " << world.stats().faults << " faults, counted at most " << world.stats().peak_resident_pages;
+  });
+  EXPECT_GT(handed_over, 100u);
+}
+
+TEST(PagerWorld, TouchesHereAndThereWhileMappingsChange) {
+  Setting setting;
+  setting.jumps = true;
+  setting.changes_mappings = true;
+  std::uint64_t handed_over = 0;
+  run_worlds(setting, 12, [&](PagerWorld& world) { handed_over += world.stats().handed_over.load(); });
+  EXPECT_GT(handed_over, 30u);
+}
+
+TEST(PagerWorld, TouchesHereAndThereWhileCallsFail) {
+  Setting setting;
+  setting.jumps = true;
+  setting.changes_mappings = true;
+  setting.failures = 40;
+  std::uint64_t handed_over = 0;
+  run_worlds(setting, 12, [&](PagerWorld& world) { handed_over += world.stats().handed_over.load(); });
+  EXPECT_GT(handed_over, 20u);
 }
 
 TEST(PagerWorld, ADeviceWithTooLittleRoom) {

@@ -31,7 +31,12 @@ class ParkGate {
 
   // Returns when nobody is inside, and nobody comes in before open(). Closings nest.
   void close() noexcept {
-    closed_.fetch_add(1, std::memory_order_seq_cst);
+    bar();
+    wait_until_quiet();
+  }
+  // The two halves of close().
+  void bar() noexcept { closed_.fetch_add(1, std::memory_order_seq_cst); }
+  void wait_until_quiet() noexcept {
     for (;;) {
       const std::uint32_t seen = quiet_.value();
       if (inside_.load(std::memory_order_seq_cst) == 0) return;
@@ -42,7 +47,7 @@ class ParkGate {
     const std::uint32_t before = closed_.fetch_sub(1, std::memory_order_seq_cst);
     CHECK(before != 0, "opening a gate that is not closed");
   }
-  [[nodiscard]] bool is_closed() const noexcept { return closed_.load(std::memory_order_acquire) != 0; }
+  [[nodiscard]] bool is_closed() const noexcept { return closed_.load(std::memory_order_seq_cst) != 0; }
 
   // In a forked child, which has one thread and inherited a closed gate: open, nobody inside.
   void reset_in_child() noexcept {

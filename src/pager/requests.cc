@@ -16,8 +16,7 @@ Result<void> Pager::unmanage(PageRange range) noexcept {
     core_.changes.cut(range);
   }
   // Whoever is in the middle of an eviction there finishes it; nobody begins another one.
-  core_.evictions.close();
-  core_.evictions.open();
+  core_.finish_evictions();
   if (const Result<void> home = bring_home(range); !home) {
     (void)manage(range);  // what stays away is ours to serve
     return home;

@@ -29,6 +29,7 @@ struct PagerStats {
   // ---- highest so far ----
   Number peak_resident_pages;
   Number peak_total_bytes;
+  Number total_would_do;  // bytes: what RAM in all would have had to be allowed; 0: what is allowed does
 
   // ---- since the start ----
   Number pages_out;                                 // left for the device
@@ -58,6 +59,7 @@ struct PagerStats {
   Number scans;           // walks over the mappings
   Number recounts;        // walks over the resident pages
   Number forks;           // parked for a fork
+  Number handed_over;     // victims that the fault thread took and another thread stored
 };
 
 }  // namespace whimbrel

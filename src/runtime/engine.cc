@@ -175,7 +175,7 @@ bool Engine::wait_for_need() noexcept {
 void Engine::stay_with_the_faulter() noexcept {
   const int processor = beside_.processor();
   if (processor >= 0) {
-    follows_.go(pager_->is_scattered() ? FollowsFaulter::How::kBeside : FollowsFaulter::How::kElsewhere, processor);
+    follows_.go(FollowsFaulter::How::kElsewhere, processor);
   } else if (!pager_->is_scattered()) {  // else it is only choosing anew
     follows_.go(FollowsFaulter::How::kAnywhere, -1);
   }

@@ -24,6 +24,7 @@ void raise(Counter& to, const Counter& from) noexcept {
 void merge(PagerStats& to, const PagerStats& from) noexcept {
   raise(to.peak_resident_pages, from.peak_resident_pages);
   raise(to.peak_total_bytes, from.peak_total_bytes);
+  raise(to.total_would_do, from.total_would_do);
   using Number = PagerStats::Number;
   static constexpr Number PagerStats::*kSummed[] = {
       &PagerStats::resident_pages, &PagerStats::fixed_pages,     &PagerStats::watched_pages,  &PagerStats::total_bytes,
@@ -34,7 +35,7 @@ void merge(PagerStats& to, const PagerStats& from) noexcept {
       &PagerStats::back_pressure,  &PagerStats::over_limit,      &PagerStats::refused_pages,
       &PagerStats::control_blocks, &PagerStats::unshared_pages,  &PagerStats::device_full,
       &PagerStats::device_errors,  &PagerStats::load_errors,     &PagerStats::scans,          &PagerStats::recounts,
-      &PagerStats::forks};
+      &PagerStats::forks,          &PagerStats::handed_over};
   for (const auto member : kSummed) add(to.*member, from.*member);
   for (std::size_t i = 0; i < kWaitBuckets; ++i) add(to.wait_histogram[i], from.wait_histogram[i]);
 }

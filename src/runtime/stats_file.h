@@ -22,7 +22,7 @@
 namespace whimbrel {
 
 inline constexpr std::uint64_t kStatsMagic = 0x6c6572626d696877;  // the bytes "whimbrel"
-inline constexpr std::uint32_t kStatsVersion = 2;
+inline constexpr std::uint32_t kStatsVersion = 3;
 inline constexpr std::size_t kStatsMessages = 256;
 inline constexpr std::size_t kStatsSlots = 4096;
 
@@ -62,10 +62,10 @@ struct alignas(1024) StatsSlot {
   std::atomic<std::uint32_t> background_thread;
   Counter background_beat_ns;  // monotonic clock, a few times a second
   Counter serving_since_ns;    // the fault thread took up messages then and is not through with them; 0: it waits
-  alignas(512) PagerStats pager;
+  alignas(256) PagerStats pager;
 };
-static_assert(sizeof(PagerStats) <= 512, "a new layout version is needed");
-static_assert(sizeof(StatsSlot) == 1024 && offsetof(StatsSlot, pager) == 512);
+static_assert(sizeof(PagerStats) <= 768, "a new layout version is needed");
+static_assert(sizeof(StatsSlot) == 1024 && offsetof(StatsSlot, pager) == 256);
 
 struct StatsMessage {
   std::atomic<std::uint32_t> sequence;  // 0 while being written; otherwise 1 + the message's number

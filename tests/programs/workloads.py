@@ -232,7 +232,9 @@ public class Maps {
     long caught = 0;
     for (int round = 0; round < 20; round++) for (int i = 0; i < holes.length; i++) caught += depth(holes, i);
     System.out.println(caught);
-    List<String> keys = new ArrayList<>(map.keySet());
+    // Comparing strings that lie anywhere: each comparison is a fault or two, so not all of them.
+    List<String> keys = new ArrayList<>();
+    for (String k : map.keySet()) if (k.hashCode() % 16 == 0) keys.add(k);
     Collections.sort(keys);
     long hash = 7;
     for (String k : keys) hash = hash * 1000003 + k.hashCode() + map.get(k)[3];
@@ -256,7 +258,7 @@ def _java_prepare(data, scale):
 
 
 def _java_command(data, scale, tools):
-    heap, n = {"ci": ("256m", "900000"), "full": ("1400m", "5000000")}[scale]
+    heap, n = {"ci": ("256m", "400000"), "full": ("1400m", "5000000")}[scale]
     return ["java", f"-Xmx{heap}", "-XX:+UseSerialGC", "-Xshare:auto", "-cp", data / "java", "Maps", n]
 
 
@@ -268,7 +270,7 @@ my $n = shift;
 my %h;
 for my $i (1 .. $n) { $h{sprintf('%08x', ($i * 2654435761) % 4294967296)} = "value $i " . ($i % 101); }
 my ($sum, $checked) = (0, 0);
-for my $i (1 .. $n) {
+for (my $i = 1; $i <= $n; $i += 4) {  # each look-up is a handful of faults
   my $v = $h{sprintf('%08x', ($i * 2654435761) % 4294967296)};
   die "wrong value for $i" if $v ne "value $i " . ($i % 101);
   $checked++;
@@ -357,7 +359,7 @@ def _forks_prepare(data, scale):
 
 # --- xz ---
 
-_XZ_MB = {"ci": 3, "full": 60}
+_XZ_MB = {"ci": 1, "full": 60}
 
 
 def _xz_prepare(data, scale):
@@ -385,7 +387,7 @@ def simple_workloads():
                  packages="nodejs"),
         Workload("java", ["java", "javac"], _java_prepare, _java_command, packages="openjdk-17-jdk-headless"),
         Workload("perl", ["perl"], _perl_prepare,
-                 lambda data, scale, tools: ["perl", data / "hash.pl", {"ci": "250000", "full": "5000000"}[scale]],
+                 lambda data, scale, tools: ["perl", data / "hash.pl", {"ci": "150000", "full": "5000000"}[scale]],
                  packages="perl"),
         Workload("git", ["git"], _git_prepare, _git_command, set_up=_git_set_up, packages="git", limit=240),
         Workload("forks", ["bash"], _forks_prepare,
