@@ -23,6 +23,12 @@ target_compile_options(whimbrel_flags INTERFACE
   -Wall -Wextra -Wpedantic -Werror -Wshadow -Wconversion -Wno-sign-conversion
   $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor -Woverloaded-virtual>
   $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety -Wno-gnu-zero-variadic-macro-arguments>)
+# scripts/mutate: copies of sources and headers with changes that can be switched on; they stand before the originals.
+set(WHIMBREL_MUTANTS "" CACHE PATH "Folder of mutated sources")
+if(WHIMBREL_MUTANTS)
+  target_include_directories(whimbrel_flags INTERFACE ${WHIMBREL_MUTANTS})
+  target_compile_options(whimbrel_flags INTERFACE -w)
+endif()
 target_include_directories(whimbrel_flags INTERFACE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR})
 if(WHIMBREL_SANITIZE)
   target_compile_options(whimbrel_flags INTERFACE -fsanitize=${WHIMBREL_SANITIZE} -fno-omit-frame-pointer -g)
@@ -38,6 +44,14 @@ target_compile_options(whimbrel_engine_flags INTERFACE
 # whimbrel_layer(NAME SOURCES ... LINKS ...): one layer of the engine as a static library `whimbrel_NAME`.
 function(whimbrel_layer name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})
+  if(WHIMBREL_MUTANTS)
+    foreach(source IN LISTS ARG_SOURCES)
+      if(EXISTS ${WHIMBREL_MUTANTS}/${name}/${source})
+        list(REMOVE_ITEM ARG_SOURCES ${source})
+        list(APPEND ARG_SOURCES ${WHIMBREL_MUTANTS}/${name}/${source})
+      endif()
+    endforeach()
+  endif()
   if(ARG_SOURCES)
     add_library(whimbrel_${name} STATIC ${ARG_SOURCES})
     target_link_libraries(whimbrel_${name} PRIVATE whimbrel_engine_flags PUBLIC ${ARG_LINKS})

@@ -6,6 +6,11 @@
 
 #include "base/check.h"
 
+#if defined(__has_feature)  // clang says it so
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__ 1
+#endif
+#endif
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #define WHIMBREL_FIBER_ASAN 1

@@ -36,7 +36,7 @@ class Fiber {
   void* sanitizer_stack_ = nullptr;
   const void* sanitizer_bottom_ = nullptr;
   std::size_t sanitizer_size_ = 0;
-  void* tsan_fiber_ = nullptr;
+  [[maybe_unused]] void* tsan_fiber_ = nullptr;
 };
 
 }  // namespace whimbrel::sim

@@ -24,10 +24,26 @@ constexpr std::array<const char*, 29> kNames = {"read",        "write",         
 class Dice {
  public:
   explicit Dice(std::uint64_t seed) : choices_(Choices::random(seed * 2654435761u + 17)) { (void)choices_.next(); }
-  std::uint64_t below(std::uint64_t n) { return choices_.pick(static_cast<std::uint32_t>(n)); }
+  explicit Dice(std::span<const std::uint8_t> bytes) : choices_(Choices::random(0)), bytes_(bytes), given_(true) {}
+  std::uint64_t below(std::uint64_t n) {
+    if (!given_) return choices_.pick(static_cast<std::uint32_t>(n));
+    std::uint64_t number = next_byte();
+    if (n > 256) number |= next_byte() << 8;
+    return number % n;
+  }
+  [[nodiscard]] bool at_end() const { return given_ && bytes_.empty(); }
 
  private:
+  std::uint64_t next_byte() {
+    if (bytes_.empty()) return 0;
+    const std::uint64_t byte = bytes_.front();
+    bytes_ = bytes_.subspan(1);
+    return byte;
+  }
+
   Choices choices_;
+  std::span<const std::uint8_t> bytes_;
+  const bool given_ = false;
 };
 
 std::uint64_t some_page(Dice& dice) {
@@ -194,6 +210,22 @@ void run_operation(World& world, std::uint32_t self, const Operation& op) {
   run_machine(world, op);
 }
 
+Operation some_operation(Dice& dice) {
+  Operation op;
+  op.thread = static_cast<std::uint32_t>(dice.below(kThreads + 3));
+  if (op.thread >= kThreads) op.thread -= kThreads;  // the program does most
+  op.kind = op.thread < kProgramThreads                    ? program_kind(dice)
+            : op.thread < kProgramThreads + kEngineThreads ? engine_kind(dice)
+                                                           : machine_kind(dice);
+  op.page = some_page(dice);
+  op.count = std::min(some_count(dice), kArena - op.page);
+  if (op.count == kPagesPerHuge) op.page = op.page / kPagesPerHuge * kPagesPerHuge;
+  op.to = dice.below(3) == 0 ? (op.page + kPagesPerHuge) % kArena : dice.below(kArena);
+  op.to = std::min(op.to, kArena - op.count);
+  op.offset = 8 * dice.below(8);
+  return op;
+}
+
 }  // namespace
 
 std::string describe(const Operation& op) {
@@ -208,19 +240,15 @@ std::string describe(const Operation& op) {
 std::vector<Operation> random_operations(std::uint64_t seed) {
   Dice dice(seed);
   std::vector<Operation> operations(20 + dice.below(100));
-  for (Operation& op : operations) {
-    op.thread = static_cast<std::uint32_t>(dice.below(kThreads + 3));
-    if (op.thread >= kThreads) op.thread -= kThreads;  // the program does most
-    op.kind = op.thread < kProgramThreads                    ? program_kind(dice)
-              : op.thread < kProgramThreads + kEngineThreads ? engine_kind(dice)
-                                                             : machine_kind(dice);
-    op.page = some_page(dice);
-    op.count = std::min(some_count(dice), kArena - op.page);
-    if (op.count == kPagesPerHuge) op.page = op.page / kPagesPerHuge * kPagesPerHuge;
-    op.to = dice.below(3) == 0 ? (op.page + kPagesPerHuge) % kArena : dice.below(kArena);
-    op.to = std::min(op.to, kArena - op.count);
-    op.offset = 8 * dice.below(8);
-  }
+  for (Operation& op : operations) op = some_operation(dice);
+  return operations;
+}
+
+std::vector<Operation> operations_from(std::span<const std::uint8_t> bytes) {
+  constexpr std::size_t kMost = 120;
+  Dice dice(bytes);
+  std::vector<Operation> operations;
+  while (!dice.at_end() && operations.size() < kMost) operations.push_back(some_operation(dice));
   return operations;
 }
 

@@ -2,6 +2,8 @@
 // of the machine (pins, forks, swap, KSM, signals).
 #pragma once
 
+#include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -54,6 +56,8 @@ struct Operation {
 
 [[nodiscard]] std::string describe(const Operation& operation);
 [[nodiscard]] std::vector<Operation> random_operations(std::uint64_t seed);
+// The same with bytes for dice: as many operations as they last for, but not more than random worlds have.
+[[nodiscard]] std::vector<Operation> operations_from(std::span<const std::uint8_t> bytes);
 [[nodiscard]] World::Options random_options(std::uint64_t seed, std::uint32_t failures, bool break_sharing);
 // Maps the arena and starts the threads. keep: only these operations (null: all).
 void start_random_world(World& world, std::uint64_t seed, const std::vector<Operation>& operations,

@@ -13,6 +13,8 @@
 #include <set>
 #include <string_view>
 
+#include "cli/printable.h"
+
 namespace whimbrel::cli {
 namespace {
 
@@ -29,6 +31,7 @@ ProcessSample read_slot(const StatsSlot& slot) {
     if (c.load() == 0) break;
     out.name += c.load();
   }
+  out.name = printable(out.name);
   out.mode = slot.mode;
   const bool managed = out.mode == EngineMode::kManaged;
   out.resident_bytes = managed ? pager.resident_pages * kPage : slot.anonymous_bytes.load();
@@ -55,7 +58,7 @@ RunSample read_run(int pid, const StatsFile& file) {
   const StatsHeader& header = file.layout().header;
   run.ram_limit_bytes = header.ram_limit_bytes;
   run.total_limit_bytes = header.total_limit_bytes;
-  run.device.assign(header.device.data(), strnlen(header.device.data(), header.device.size()));
+  run.device = printable({header.device.data(), strnlen(header.device.data(), header.device.size())});
   const std::uint32_t used = std::min<std::uint32_t>(header.next_slot, static_cast<std::uint32_t>(kStatsSlots));
   for (std::uint32_t i = 0; i < used; ++i) {
     const StatsSlot& slot = file.layout().slots[i];

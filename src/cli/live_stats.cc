@@ -9,6 +9,8 @@
 #include <cstring>
 #include <vector>
 
+#include "cli/printable.h"
+
 namespace whimbrel::cli {
 namespace {
 
@@ -65,7 +67,9 @@ void LiveStats::print_messages() {
     if (const std::size_t next = line.find("; next: "); next != std::string::npos) line.replace(next, 2, "\n  ");
     while (line.ends_with('\n')) line.pop_back();
     if (line.starts_with("whimbrel: ")) line.erase(0, 10);
-    std::fprintf(stderr, "whimbrel: process %u: %s\n", pid, line.c_str());
+    const std::size_t second = line.find('\n');
+    const std::string advice = second == std::string::npos ? "" : "\n" + printable(line.substr(second + 1));
+    std::fprintf(stderr, "whimbrel: process %u: %s%s\n", pid, printable(line.substr(0, second)).c_str(), advice.c_str());
   }
 }
 

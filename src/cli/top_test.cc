@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/live_runs.h"
+#include "cli/printable.h"
 #include "cli/top_text.h"
 
 namespace whimbrel::cli {
@@ -121,6 +122,25 @@ TEST(Top, QuantilesOfWaits) {
   waits[20] = 2;
   EXPECT_EQ(wait_quantile(waits, 0.5), 2048u);
   EXPECT_EQ(wait_quantile(waits, 0.99), std::uint64_t{2} << 20);
+}
+
+TEST_F(TopTest, NothingThatAProgramWritesIsACommandToTheTerminal) {
+  const std::string name = "a\x1b[2Jb\x9b\xc3\xa4\xff";
+  for (std::size_t i = 0; i < name.size(); ++i) slot_->name[i] = name[i];
+  const Sample now = look();
+  ASSERT_EQ(now.runs.size(), 1u);
+  EXPECT_EQ(now.runs[0].processes[0].name, "a?[2Jb?\xc3\xa4?");
+  EXPECT_EQ(top_table(now, {}, 0, 0).find('\x1b'), std::string::npos);
+  EXPECT_EQ(top_metrics(now).find('\x1b'), std::string::npos);
+}
+
+TEST(Printable, KeepsCharactersAndNothingElse) {
+  EXPECT_EQ(printable("plain text ~"), "plain text ~");
+  EXPECT_EQ(printable("\xc3\xa4 \xe2\x82\xac \xf0\x9f\x90\xa6"), "\xc3\xa4 \xe2\x82\xac \xf0\x9f\x90\xa6");
+  EXPECT_EQ(printable("\n\t\x7f"), "???");
+  EXPECT_EQ(printable("\xc2\x9b"), "??");              // a control sequence in two bytes
+  EXPECT_EQ(printable("\xc0\x9b\xed\xa0\x80"), "?????");  // not UTF-8
+  EXPECT_EQ(printable("\xe2\x82"), "??");              // cut off
 }
 
 }  // namespace

@@ -93,7 +93,11 @@ std::string top_table(const Sample& now, const Sample& before, int width, int he
   }
   std::string out;
   for (std::string& line : lines) {
-    if (width > 0 && line.size() > static_cast<std::size_t>(width)) line.resize(static_cast<std::size_t>(width));
+    if (width > 0 && line.size() > static_cast<std::size_t>(width)) {
+      std::size_t end = static_cast<std::size_t>(width);
+      while (end > 0 && (static_cast<unsigned char>(line[end]) & 0xc0) == 0x80) --end;  // no part of a character
+      line.resize(end);
+    }
     out += line + "\n";
   }
   return out;

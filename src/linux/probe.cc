@@ -264,7 +264,7 @@ class Prober {
     if (read) {
       const std::string_view text(setting, *read);
       const std::size_t open = text.find('['), close = text.find(']');
-      if (open != text.npos && close != text.npos) Detail(r).add(text.substr(open + 1, close - open - 1));
+      if (open != text.npos && close != text.npos && open < close) Detail(r).add({text.data() + open + 1, close - open - 1});
     }
     say(r, "streams come home 2 MiB at a time", "streams come home in small pages: several times slower",
         "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled");

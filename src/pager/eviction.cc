@@ -124,7 +124,7 @@ void Eviction::spare_pinned(std::size_t from, std::size_t end) noexcept {
   for (;;) {
     const PageRange pinned = core_.pins.first_in(rest);
     if (pinned.empty()) return;
-    for (std::uint64_t i = (pinned.first - first_).raw(), n = pinned.count.raw(); n != 0; ++i, --n) lane_.keep.set(i);
+    for (std::uint64_t i = (pinned.first - first_).raw(), n = pinned.count.raw(); n != 0; ++i, --n) lane_.keep[i] = true;
     rest = PageRange::between(pinned.end(), rest.end());
   }
 }
@@ -150,7 +150,7 @@ void Eviction::find_unchanged(std::size_t from, std::size_t end) noexcept {
     const KeptCopy& copy = lane_.copies[lane_.in_buffer[i]];
     if (!copy) continue;
     if (is_unchanged(i, copy)) {
-      lane_.clean.set(i);
+      lane_.clean[i] = true;
       lane_.dst[i] = MigrateWord::of(copy.pfn);
       ++unchanged;
     } else {

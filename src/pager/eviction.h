@@ -46,7 +46,7 @@ class Eviction {
   [[nodiscard]] std::size_t unit_length(std::size_t i, std::size_t end) const noexcept;
   [[nodiscard]] std::byte* bytes(std::size_t i) const noexcept { return lane_.buffer + lane_.in_buffer[i] * kPageSize; }
   [[nodiscard]] bool is_storable(std::size_t i) const noexcept {
-    return lane_.frames[i] != Pfn() && !lane_.keep.test(i) && !lane_.clean.test(i);
+    return lane_.frames[i] != Pfn() && !lane_.keep[i] && !lane_.clean[i];
   }
   void assign_destinations() noexcept;
   // After the pages step.

@@ -117,6 +117,11 @@ void Engine::background() noexcept {
     give_up({Errc::kNotPermitted, 0, "/proc is not readable"});
     slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
     say("/proc is not readable here; this process runs without a budget");
+    if (take_over_now_) {  // in a child, after chroot for instance: the forking thread waits, and brings memory home itself
+      take_over_now_ = false;
+      child_result_.store(ChildResult::kNoUserfault, std::memory_order_release);
+      child_event_.advance();
+    }
     return;
   }
   if (take_over_now_) {

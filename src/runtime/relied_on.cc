@@ -24,7 +24,8 @@ bool is_relied_on(const dl_phdr_info& object) noexcept {
     if (from <= own && own - from < segment.p_memsz) return true;
   }
   const std::string_view path = object.dlpi_name != nullptr ? object.dlpi_name : "";
-  const std::string_view name = path.substr(path.rfind('/') == path.npos ? 0 : path.rfind('/') + 1);
+  std::string_view name = path;
+  if (const std::size_t slash = path.rfind('/'); slash != path.npos) name.remove_prefix(slash + 1);
   return name.starts_with("libc.so") || name.starts_with("libc-") || name.starts_with("ld-linux") ||
          name.starts_with("libpthread");
 }

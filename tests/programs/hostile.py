@@ -29,7 +29,7 @@ class Case:
         self.ram = int(values.get("budget", 16)) * MIB
         self.verdict = "verdict" in options
         self.idle = "idle" in options
-        self.program_case = "end" if self.name.startswith("end-") else self.name
+        self.program_case = values.get("case", "end" if self.name.startswith("end-") else self.name)
 
     def run(self, tools, limit, **budget):
         """Outcome and everything the case said, verdict file included."""

@@ -267,7 +267,7 @@ def _java_command(data, scale, tools):
 _PERL = """
 use strict;
 my $n = shift;
-my %h;
+our %h;  # a lexical would be freed piece by piece at the end: a fault for each
 for my $i (1 .. $n) { $h{sprintf('%08x', ($i * 2654435761) % 4294967296)} = "value $i " . ($i % 101); }
 my ($sum, $checked) = (0, 0);
 for (my $i = 1; $i <= $n; $i += 4) {  # each look-up is a handful of faults
@@ -373,7 +373,8 @@ def _xz_command(data, scale, tools):
 def simple_workloads():
     """Workloads of the kind: start it, wait for it, compare what it wrote."""
     return [
-        Workload("sort", ["sort"], _sort_prepare, _sort_command, outputs=lambda work: [work / "sorted"]),
+        Workload("sort", ["sort"], _sort_prepare, _sort_command, outputs=lambda work: [work / "sorted"],
+                 limit=240),
         Workload("sqlite3", ["sqlite3"], _sqlite_prepare, _sqlite_command, packages="sqlite3"),
         Workload("numpy", ["/usr/bin/python3"], _numpy_prepare,
                  lambda data, scale, tools: ["/usr/bin/python3", data / "arrays.py", {"ci": "160", "full": "1000"}[scale]],
@@ -385,10 +386,11 @@ def simple_workloads():
         Workload("node", ["node"], _node_prepare,
                  lambda data, scale, tools: ["node", data / "maps.js", {"ci": "300000", "full": "2000000"}[scale]],
                  packages="nodejs"),
-        Workload("java", ["java", "javac"], _java_prepare, _java_command, packages="openjdk-17-jdk-headless"),
+        Workload("java", ["java", "javac"], _java_prepare, _java_command, packages="openjdk-17-jdk-headless",
+                 limit=240),
         Workload("perl", ["perl"], _perl_prepare,
-                 lambda data, scale, tools: ["perl", data / "hash.pl", {"ci": "150000", "full": "5000000"}[scale]],
-                 packages="perl"),
+                 lambda data, scale, tools: ["perl", data / "hash.pl", {"ci": "250000", "full": "5000000"}[scale]],
+                 packages="perl", limit=240),
         Workload("git", ["git"], _git_prepare, _git_command, set_up=_git_set_up, packages="git", limit=240),
         Workload("forks", ["bash"], _forks_prepare,
                  lambda data, scale, tools: ["bash", data / "forks.sh", {"ci": "200000", "full": "1500000"}[scale]],
