@@ -4,7 +4,7 @@ _whimbrel() {
   local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]-} i
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
-    mapfile -t COMPREPLY < <(compgen -W "run doctor top replay --help --version" -- "$current")
+    mapfile -t COMPREPLY < <(compgen -W "run doctor top replay report map --help --version" -- "$current")
     return
   fi
   case "$command" in
@@ -39,6 +39,18 @@ _whimbrel() {
         *)
           case "$current" in
             -*) mapfile -t COMPREPLY < <(compgen -W "--ram --policy --json --help" -- "$current") ;;
+            *) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
+          esac
+          ;;
+      esac
+      ;;
+    report | map)
+      case "$previous" in
+        --output | -o | --svg | --html) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
+        *)
+          case "$command$current" in
+            report-*) mapfile -t COMPREPLY < <(compgen -W "--output --help" -- "$current") ;;
+            map-*) mapfile -t COMPREPLY < <(compgen -W "--pid --svg --html --help" -- "$current") ;;
             *) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
           esac
           ;;

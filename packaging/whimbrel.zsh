@@ -3,7 +3,8 @@
 
 _whimbrel() {
   local -a commands=('run:run a program within a memory budget' 'doctor:tell what whimbrel can do on this machine'
-    'top:show running programs' 'replay:tell how a recorded run would have done with other budgets')
+    'top:show running programs' 'replay:tell how a recorded run would have done with other budgets'
+    'report:make one HTML page of a recorded run' 'map:show the memory of a process, or of a recorded run')
   if (( CURRENT == 2 )); then
     _describe command commands
     _arguments '--help[help]' '--version[version]'
@@ -41,6 +42,15 @@ _whimbrel() {
         '--json[print JSON]' \
         '(-h --help)'{-h,--help}'[help]' \
         ':events:_files'
+      ;;
+    report) _arguments '(-o --output)'{-o,--output}'[where the page goes]:file:_files' '(-h --help)'{-h,--help}'[help]' ':events:_files' ;;
+    map)
+      _arguments \
+        '--pid[of a recording: which process]:process:' \
+        '--svg[write a picture]:file:_files' \
+        '--html[write an interactive page]:file:_files' \
+        '(-h --help)'{-h,--help}'[help]' \
+        ':process or events:_files'
       ;;
     doctor) _arguments '--json[print JSON]' '(-h --help)'{-h,--help}'[help]' ':program:_command_names -e' ;;
   esac

@@ -62,6 +62,24 @@ Examples:
   whimbrel replay run.events
   whimbrel replay run.events --ram 128M,256M,512M --policy second-chance,clairvoyant)";
 
+constexpr const char* kReportFooter = R"(
+One HTML file that needs nothing else: RAM, store, faults and waiting over time, why the program waited and what would help, other
+budgets, the hottest regions, and a map of its memory with a time slider.
+
+Examples:
+  whimbrel run --ram 128M --events run.events -- python3 job.py
+  whimbrel report run.events
+  whimbrel report run.events --output job.html)";
+
+constexpr const char* kMapFooter = R"(
+Of a recording: what is in RAM, what is away, what was fetched often; when it had most, or with --html at any time. The recording may still
+be going on. Of a process: what is in RAM, as the kernel tells; without root for your own.
+
+Examples:
+  whimbrel map run.events
+  whimbrel map run.events --html map.html
+  whimbrel map $(pidof python3) --svg map.svg)";
+
 // CLI11 does not know that the rest of the line is another program's.
 class RunHelp : public CLI::Formatter {
  public:
@@ -127,6 +145,16 @@ CommandLine parse_command_line(int argc, char** argv) {
       ->delimiter(',');
   replay->add_flag("--json", out.replay.json, "Print JSON");
   replay->footer(kReplayFooter);
+  CLI::App* report = app.add_subcommand("report", "Make one HTML page of a recorded run");
+  report->add_option("events", out.report.events, "File written by: whimbrel run --events")->type_name("EVENTS")->required();
+  report->add_option("-o,--output", out.report.output, "Where the page goes")->type_name("FILE")->capture_default_str();
+  report->footer(kReportFooter);
+  CLI::App* map = app.add_subcommand("map", "Show the memory of a process, or of a recorded run, as a picture");
+  map->add_option("target", out.map.target, "A process, or a file written by: whimbrel run --events")->type_name("PID|EVENTS")->required();
+  map->add_option("--pid", out.map.pid, "Of a recording: which process; without it, the one that moved most")->type_name("PID");
+  map->add_option("--svg", out.map.svg, "Write a picture to this file")->type_name("FILE");
+  map->add_option("--html", out.map.html, "Write an interactive page to this file")->type_name("FILE");
+  map->footer(kMapFooter);
   try {
     app.parse(own, argv);
   } catch (const CLI::Success& asked) {  // --help, --version
@@ -160,6 +188,10 @@ CommandLine parse_command_line(int argc, char** argv) {
     out.top.interval_given = top->count("--interval") != 0;
   } else if (replay->parsed()) {
     out.what = CommandLine::What::kReplay;
+  } else if (report->parsed()) {
+    out.what = CommandLine::What::kReport;
+  } else if (map->parsed()) {
+    out.what = CommandLine::What::kMap;
   } else {
     out.what = CommandLine::What::kDoctor;
   }

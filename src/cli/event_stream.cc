@@ -9,10 +9,11 @@
 #include <charconv>
 #include <chrono>
 #include <cstring>
-#include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string_view>
+
+#include "report/process_mappings.h"
 
 namespace whimbrel::cli {
 namespace {
@@ -28,8 +29,7 @@ constexpr std::size_t kFlushAt = std::size_t{64} << 10;
 // A ring is used again when its owner has been dead and silent for so long: death is seen by process number, and in
 // another namespace of these that may be wrong.
 constexpr std::uint64_t kQuiet = 1000 * kMillisecond;
-// Smaller mappings are not managed; of more than so many the largest are named.
-constexpr std::uint64_t kSmallestMapping = 16 * kPage;
+// Of more than so many the largest are named.
 constexpr std::size_t kMostMappings = 512;
 
 std::uint64_t now_ns() { return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count()); }
@@ -64,28 +64,6 @@ void put_number(std::string& to, std::string_view name, std::uint64_t value) {
 std::string dumped(const Json& line) { return line.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 bool is_gone(std::uint32_t pid) { return kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH; }
-
-// Private anonymous writable mappings of a process: what can be managed.
-std::vector<std::tuple<std::uint64_t, std::uint64_t, std::string>> mappings_of(std::uint32_t pid) {
-  std::vector<std::tuple<std::uint64_t, std::uint64_t, std::string>> out;
-  std::ifstream maps("/proc/" + std::to_string(pid) + "/maps");
-  for (std::string line; std::getline(maps, line);) {
-    std::uint64_t start = 0, end = 0;
-    const char* at = line.data();
-    const char* const stop = at + line.size();
-    auto read = std::from_chars(at, stop, start, 16);
-    if (read.ec != std::errc() || read.ptr == stop) continue;
-    read = std::from_chars(read.ptr + 1, stop, end, 16);
-    const std::string_view rest(read.ptr, static_cast<std::size_t>(stop - read.ptr));
-    // " rw-p 00000000 00:00 0    [heap]"
-    if (rest.size() < 5 || rest[2] != 'w' || rest[4] != 'p' || end - start < kSmallestMapping) continue;
-    const std::size_t slash = rest.find('/');
-    if (slash != std::string_view::npos && rest[slash - 1] == ' ') continue;  // of a file
-    const std::size_t bracket = rest.find('[');
-    out.emplace_back(start, end - start, bracket == std::string_view::npos ? std::string() : std::string(rest.substr(bracket)));
-  }
-  return out;
-}
 
 }  // namespace
 
@@ -341,16 +319,16 @@ void EventStream::sample() {
 }
 
 void EventStream::sample_mappings(std::uint32_t pid) {
-  auto found = mappings_of(pid);
+  auto found = report::private_mappings(pid);
   const std::size_t left_out = found.size() > kMostMappings ? found.size() - kMostMappings : 0;
   if (left_out != 0) {
     std::nth_element(found.begin(), found.begin() + kMostMappings, found.end(),
-                     [](const auto& a, const auto& b) { return std::get<1>(a) > std::get<1>(b); });
+                     [](const auto& a, const auto& b) { return a.length > b.length; });
     found.resize(kMostMappings);
-    std::sort(found.begin(), found.end());
+    std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.address < b.address; });
   }
   Json list = Json::array();
-  for (const auto& [start, length, name] : found) list.push_back({start, length, name});
+  for (const auto& [address, length, name] : found) list.push_back({address, length, name});
   const std::string text = list.dump(-1, ' ', false, Json::error_handler_t::replace);
   const std::size_t hash = std::hash<std::string>()(text);
   if (found.empty() || mappings_[pid] == hash) return;

@@ -8,6 +8,8 @@ int main(int argc, char** argv) {
     case CommandLine::What::kDoctor: return doctor_command(line.doctor);
     case CommandLine::What::kTop: return top_command(line.top);
     case CommandLine::What::kReplay: return replay_command(line.replay);
+    case CommandLine::What::kReport: return report_command(line.report);
+    case CommandLine::What::kMap: return map_command(line.map);
     case CommandLine::What::kDone: break;
   }
   return line.status;

@@ -44,13 +44,26 @@ struct ReplayOptions {
   bool json = false;
 };
 
+struct ReportOptions {
+  std::string events;  // file
+  std::string output = "whimbrel-report.html";
+};
+
+struct MapOptions {
+  std::string target;  // a process number, or a file of events
+  unsigned pid = 0;    // of a file: which process; 0: the one with most moves
+  std::string svg, html;
+};
+
 struct CommandLine {
-  enum class What { kRun, kDoctor, kTop, kReplay, kDone } what = What::kDone;
+  enum class What { kRun, kDoctor, kTop, kReplay, kReport, kMap, kDone } what = What::kDone;
   int status = 0;  // for kDone: help or an error has been printed
   RunOptions run;
   DoctorOptions doctor;
   TopOptions top;
   ReplayOptions replay;
+  ReportOptions report;
+  MapOptions map;
 };
 
 [[nodiscard]] CommandLine parse_command_line(int argc, char** argv);
@@ -59,6 +72,8 @@ int run_command(const RunOptions& options);
 int doctor_command(const DoctorOptions& options);
 int top_command(const TopOptions& options);
 int replay_command(const ReplayOptions& options);
+int report_command(const ReportOptions& options);
+int map_command(const MapOptions& options);
 
 // Prints "whimbrel: <problem>" and, when there is one, "  next: <advice>" to standard error; returns `status`.
 int complain(int status, const std::string& problem, const std::string& advice = {});

@@ -59,6 +59,11 @@ class PageSets {
     for_each_known(range, [&n](const Masks& masks, std::uint64_t mask) { n += count(masks.away & mask); });
     return n;
   }
+  [[nodiscard]] std::uint64_t resident_in(PageRange range) {
+    std::uint64_t n = 0;
+    for_each_known(range, [&n](const Masks& masks, std::uint64_t mask) { n += count(masks.resident & mask); });
+    return n;
+  }
   void drop(PageRange range) {
     for_each_known(range, [this](Masks& masks, std::uint64_t mask) { change(masks, masks.resident & ~mask, masks.away & ~mask); });
     const auto first = clumps_.lower_bound(range.first.raw() / kClumpPages);

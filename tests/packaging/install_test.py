@@ -87,7 +87,7 @@ class Installed(unittest.TestCase):
             return run("bash", "-c", f"source '{script}'; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _whimbrel; "
                                      "printf '%s\\n' \"${COMPREPLY[@]}\"").split()
 
-        self.assertEqual(complete("whimbrel", "r"), ["run"])
+        self.assertEqual(complete("whimbrel", "ru"), ["run"])
         self.assertEqual(complete("whimbrel", "run", "--dev"), ["--device"])
         self.assertEqual(complete("whimbrel", "run", "--device", "z"), ["zstd"])
         self.assertIn("whoami", complete("whimbrel", "run", "--ram", "1G", "--", "whoam"))
