@@ -70,10 +70,15 @@ bool read_carefully(const void* from, void* to, std::size_t bytes) noexcept {
          static_cast<long>(bytes);
 }
 
-// Only 16 KiB are promised to a thread: fork() and our own handlers need a few of them, just around here.
+// What lies below was used by deeper calls and can have left since; handlers in the child may go as deep again. How far down
+// the stack goes nobody tells: the guard page, or whatever else is below, ends the walk.
 __attribute__((noinline)) void touch_stack() noexcept {
-  volatile char frames[6 * 1024];
-  for (std::size_t i = 0; i < sizeof frames; i += 1024) frames[i] = 0;
+  constexpr int kPagesBelow = 32;
+  char byte = 0;
+  const char* at = &byte;
+  for (int i = 0; i < kPagesBelow; ++i, at -= 4096) {
+    if (!read_carefully(at, &byte, 1)) return;
+  }
 }
 
 void touch_files() noexcept {
