@@ -127,11 +127,7 @@ void Fetch::give_up_failed_loads() noexcept {
 
 void Fetch::keep_copies() noexcept {
   kept_ = false;
-  if (!core_.keeps_copies || outcome_.home.raw() == 0) return;
-  // A page fetched alone will be stored alone, and comes home in a third of the time its unit takes; storing it anew
-  // costs a program nothing that waits for single pages.
-  if (args_.npages == 1 && core_.traits.in_process_memory && core_.is_scattered()) return;
-  if (core_.stopped.load(std::memory_order_relaxed)) return;
+  if (!core_.keeps_copies || outcome_.home.raw() == 0 || core_.stopped.load(std::memory_order_relaxed)) return;
   {
     MutexLock hold(core_.mutex);
     if (!core_.copies.pays()) return;
