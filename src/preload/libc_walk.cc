@@ -70,15 +70,18 @@ bool read_carefully(const void* from, void* to, std::size_t bytes) noexcept {
          static_cast<long>(bytes);
 }
 
-// What lies below was used by deeper calls and can have left since; handlers in the child may go as deep again. How far down
-// the stack goes nobody tells: the guard page, or whatever else is below, ends the walk.
+// What lies below was used by deeper calls and can have left since; handlers in the child may go as deep again. Only 16 KiB are
+// promised to a thread, so no more than a few are touched in any case. How far down the rest goes nobody tells: the guard page,
+// or whatever else is below, ends the reading.
 __attribute__((noinline)) void touch_stack() noexcept {
-  constexpr int kPagesBelow = 32;
-  char byte = 0;
-  const char* at = &byte;
-  for (int i = 0; i < kPagesBelow; ++i, at -= 4096) {
-    if (!read_carefully(at, &byte, 1)) return;
-  }
+  constexpr std::size_t kPagesBelow = 32;
+  volatile char frames[6 * 1024];
+  for (std::size_t i = 0; i < sizeof frames; i += 1024) frames[i] = 0;
+  char bytes[kPagesBelow];
+  iovec here{bytes, sizeof bytes};
+  iovec there[kPagesBelow];
+  for (std::size_t i = 0; i < kPagesBelow; ++i) there[i] = {const_cast<char*>(&frames[0]) - i * 4096, 1};
+  (void)sys::call(SYS_process_vm_readv, sys::call(SYS_getpid), sys::arg(&here), 1, sys::arg(there), kPagesBelow, 0);
 }
 
 void touch_files() noexcept {
