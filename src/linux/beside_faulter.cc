@@ -59,16 +59,13 @@ void ProcessorSet::remove(unsigned processor) noexcept {
 
 // ---- BesideFaulter -------------------------------------------------------------------------------------------------
 
-void FollowsFaulter::go(How how, int processor) noexcept {
-  if (how == how_ && (how == How::kAnywhere || processor == processor_)) return;
-  if (how_ == How::kAnywhere && !own_.read(0)) return;
+void KeepsOffFaulter::keep_off(int processor) noexcept {
+  if (processor == processor_) return;
+  if (processor_ == -1 && !own_.read(0)) return;
   ProcessorSet there = own_;
-  if (how == How::kBeside) there.set_only(static_cast<unsigned>(processor));
-  if (how == How::kElsewhere) there.remove(static_cast<unsigned>(processor));
+  if (processor >= 0) there.remove(static_cast<unsigned>(processor));
   if (there.count() == 0) there = own_;
-  if (!there.write(0)) return;
-  how_ = how;
-  processor_ = processor;
+  if (there.write(0)) processor_ = processor;
 }
 
 void BesideFaulter::prepare() noexcept {

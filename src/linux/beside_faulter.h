@@ -10,7 +10,7 @@
 // sees a narrowed mask, in itself or in what it starts: it does not run while it has one. Other threads and processes
 // asking for the mask of a thread that waits for memory can.
 //
-// Belongs to the fault thread. FollowsFaulter is the same for a thread that works for it.
+// Belongs to the fault thread. KeepsOffFaulter is for a thread that works for it.
 #pragma once
 
 #include <array>
@@ -43,19 +43,15 @@ class ProcessorSet {
   std::size_t words_used_ = kMost / 64;  // as many as the kernel has
 };
 
-// For a background thread. While it has nothing to do but small things, it does them where the fault thread stays: a
-// second processor that knows the address space makes every flush of the first an interrupt. While it evicts ahead of a
-// stream it keeps off that processor, where it would take the program's time.
-class FollowsFaulter {
+// For a background thread: it keeps off the processor where the fault thread stays, for it would take the program's time there.
+class KeepsOffFaulter {
  public:
-  enum class How : std::uint8_t { kAnywhere, kBeside, kElsewhere };
-  // On the background thread. `processor`: where the fault thread stays (kBeside, kElsewhere).
-  void go(How how, int processor) noexcept;
+  // On the background thread. `processor`: where the fault thread stays; -1: nowhere in particular.
+  void keep_off(int processor) noexcept;
 
  private:
-  How how_ = How::kAnywhere;
   int processor_ = -1;
-  ProcessorSet own_;
+  ProcessorSet own_;  // the thread's, before anything was done to it
 };
 
 class BesideFaulter final : public WakePlacement {

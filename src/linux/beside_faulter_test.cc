@@ -122,18 +122,18 @@ TEST_F(BesideFaulterTest, AThreadThatIsGoneDoesNoHarm) {
   });
 }
 
-TEST_F(BesideFaulterTest, WhoFollowsComesAndGoesBack) {
+TEST_F(BesideFaulterTest, WhoKeepsOffComesBack) {
+  if (mask_of(0).count() < 2) GTEST_SKIP() << "one processor";
   std::thread([&] {
     const ProcessorSet before = mask_of(0);
-    FollowsFaulter follows;
-    if (before.count() < 2) return;
-    follows.go(FollowsFaulter::How::kBeside, 0);
-    EXPECT_EQ(mask_of(0).count(), 1u);
-    EXPECT_TRUE(mask_of(0).contains(0));
-    follows.go(FollowsFaulter::How::kElsewhere, 0);
+    KeepsOffFaulter other;
+    other.keep_off(0);
     EXPECT_EQ(mask_of(0).count(), before.count() - 1);
     EXPECT_FALSE(mask_of(0).contains(0));
-    follows.go(FollowsFaulter::How::kAnywhere, -1);
+    other.keep_off(1);
+    EXPECT_TRUE(mask_of(0).contains(0));
+    EXPECT_FALSE(mask_of(0).contains(1));
+    other.keep_off(-1);
     EXPECT_EQ(mask_of(0), before);
   }).join();
 }

@@ -177,12 +177,12 @@ bool Engine::wait_for_need() noexcept {
   }
 }
 
-void Engine::stay_with_the_faulter() noexcept {
+void Engine::keep_off_the_faulter() noexcept {
   const int processor = beside_.processor();
   if (processor >= 0) {
-    follows_.go(FollowsFaulter::How::kElsewhere, processor);
+    other_processor_.keep_off(processor);
   } else if (!pager_->is_scattered()) {  // else it is only choosing anew
-    follows_.go(FollowsFaulter::How::kAnywhere, -1);
+    other_processor_.keep_off(-1);
   }
 }
 
@@ -191,7 +191,7 @@ void Engine::work() noexcept {
   for (;;) {
     const std::uint32_t seen = pager_->wake_event().value();
     follow_identity();
-    stay_with_the_faulter();
+    keep_off_the_faulter();
     look_for_growth();
     if (stopping_.load(std::memory_order_acquire) != Stop::kNo) {
       if (stopping_.load(std::memory_order_acquire) == Stop::kAsked) continue;  // for some instructions
@@ -213,7 +213,7 @@ void Engine::work() noexcept {
       if (pager_->wake_event().value() != seen) break;
       pause -= slice;
       follow_identity();
-      stay_with_the_faulter();
+      keep_off_the_faulter();
       look_for_growth();
     }
   }

@@ -103,7 +103,7 @@ class Engine final : private Footprint {
   [[nodiscard]] bool wait_for_need() noexcept;
   void work() noexcept;
   void look_for_growth() noexcept;
-  void stay_with_the_faulter() noexcept;
+  void keep_off_the_faulter() noexcept;
   void publish() noexcept;
   void tell_notices() noexcept;
   void say_cause(std::span<char> to) const noexcept;
@@ -176,7 +176,7 @@ class Engine final : private Footprint {
   FaultService* faults_ = nullptr;
   BesideFaulter beside_{clock_};
   MappingNews news_;  // the fault thread's, once it runs
-  FollowsFaulter follows_;  // of the background thread
+  KeepsOffFaulter other_processor_;  // of the background thread
   HintQueue* hints_ = nullptr;  // sessions only
   bool asleep_ = false;  // in a child: the pieces are inherited, but not yet taken over
 
