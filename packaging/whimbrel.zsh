@@ -23,6 +23,7 @@ _whimbrel() {
         '--stats[also write the summary to this file]:file:_files' \
         '--events[write each move of pages to this file]:file:_files' \
         '--watchdog[seconds until a stuck engine is reported, 0 never]:seconds:(5 20 60 0)' \
+        '--no-huge-pages[do not give streams 2 MiB pages]' \
         '(-q --quiet)'{-q,--quiet}'[print no summary]' \
         '(-h --help)'{-h,--help}'[help]' \
         '*::program:_normal'

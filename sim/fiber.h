@@ -33,9 +33,9 @@ class Fiber {
   void* stack_pointer_ = nullptr;
   bool finished_ = false;
   // What the sanitizers keep per fiber.
-  void* sanitizer_stack_ = nullptr;
-  const void* sanitizer_bottom_ = nullptr;
-  std::size_t sanitizer_size_ = 0;
+  [[maybe_unused]] void* sanitizer_stack_ = nullptr;
+  [[maybe_unused]] const void* sanitizer_bottom_ = nullptr;
+  [[maybe_unused]] std::size_t sanitizer_size_ = 0;
   [[maybe_unused]] void* tsan_fiber_ = nullptr;
 };
 

@@ -108,7 +108,7 @@ Result<std::size_t> SimMmu::scan(PageRange range, std::span<PageRun> out, PageIn
   for (auto& [first, window] : windows_) {
     if (!window.range.overlaps(range)) continue;
     const PageRange seen = range.intersect(window.range);
-    for (PageIndex page = seen.first; page < seen.end(); ++page) settle_window(page, false);
+    for (PageIndex page = seen.first; page < seen.end(); ++page) settle_window(page, true);
   }
   std::size_t count = 0;
   PageIndex stop = range.end();
@@ -272,6 +272,14 @@ Result<void> SimMmu::discard_many(std::span<const PageRange> ranges) noexcept {
     if (auto done = discard(range); !done) return done;
   }
   return {};
+}
+
+Result<void> SimMmu::advise_huge(PageRange range) noexcept {
+  enter();
+  if (const auto error = refusal(kPopulateErrors, "sim advise_huge", false)) return std::unexpected(*error);
+  const Result<void> advised = space_->change(range, [](Vma& vma) { vma.attributes |= Mapping::kHugeAdvised; });
+  leave();
+  return advised;
 }
 
 Result<void> SimMmu::populate(PageRange range, bool write) noexcept {

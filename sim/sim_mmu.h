@@ -61,6 +61,7 @@ class SimMmu final : public Mmu {
   void wake(PageRange range) noexcept override;
   [[nodiscard]] Result<void> raise_bus_error(std::uint32_t thread, VirtualAddress address) noexcept override;
   [[nodiscard]] Result<void> discard(PageRange range) noexcept override;
+  [[nodiscard]] Result<void> advise_huge(PageRange range) noexcept override;
   [[nodiscard]] Result<void> discard_many(std::span<const PageRange> ranges) noexcept override;
   [[nodiscard]] Result<void> populate(PageRange range, bool write) noexcept override;
   [[nodiscard]] Result<PageRange> open_window(PageCount count, WindowKind kind) noexcept override;

@@ -10,7 +10,6 @@ namespace whimbrel::sim {
 namespace {
 
 constexpr PageIndex kHome{0x10000};  // 2 MiB aligned
-constexpr PageIndex kUnit = kHome;
 constexpr PageCount kOne{1};
 
 class SimMmuTest : public ::testing::Test {

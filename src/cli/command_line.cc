@@ -102,6 +102,7 @@ void add_run(CLI::App& app, RunOptions& options) {
                  "Seconds after which an engine that is stuck in the program is reported (and ended, where nothing else is left); 0: never")
       ->type_name("SECONDS")
       ->capture_default_str();
+  app.add_flag("--no-huge-pages", options.no_huge_pages, "Do not give streams of the program 2 MiB pages");
   app.add_flag("-q,--quiet", options.quiet, "Print no summary");
   app.prefix_command();
   app.formatter(std::make_shared<RunHelp>());

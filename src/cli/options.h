@@ -18,6 +18,7 @@ struct RunOptions {
   std::string device = "zstd";
   bool json = false;
   bool quiet = false;
+  bool no_huge_pages = false;
   unsigned watchdog = 20;             // seconds; 0: off
   std::string stats;                  // file for the summary as JSON; empty: none
   std::string events;                 // file for the event stream; empty: none

@@ -122,7 +122,7 @@ int check_program(const ProgramReport& report) {
 
 // This process's environment with what the library needs. Ours comes first in LD_PRELOAD, so that nobody registers
 // fork handlers before us.
-std::vector<std::string> environment_for(const std::string& library, const Limits& limits, const std::string& device,
+std::vector<std::string> environment_for(const std::string& library, const Limits& limits, const RunOptions& options,
                                          const std::string& stats, const std::string& events) {
   std::vector<std::string> out;
   std::string preload = "LD_PRELOAD=" + library;
@@ -132,16 +132,17 @@ std::vector<std::string> environment_for(const std::string& library, const Limit
       if (text.size() > 11) preload.append(":").append(text.substr(11));
     } else if (!text.starts_with("WHIMBREL_RAM=") && !text.starts_with("WHIMBREL_TOTAL=") &&
                !text.starts_with("WHIMBREL_DEVICE=") && !text.starts_with("WHIMBREL_STATS=") &&
-               !text.starts_with("WHIMBREL_EVENTS=")) {
+               !text.starts_with("WHIMBREL_EVENTS=") && !text.starts_with("WHIMBREL_HUGE_PAGES=")) {
       out.emplace_back(text);
     }
   }
   out.push_back(preload);
   out.push_back(std::string(kEnvRam) + "=" + std::to_string(limits.ram));
   out.push_back(std::string(kEnvTotal) + "=" + std::to_string(limits.total));
-  out.push_back(std::string(kEnvDevice) + "=" + device);
+  out.push_back(std::string(kEnvDevice) + "=" + options.device);
   out.push_back(std::string(kEnvStats) + "=" + stats);
   if (!events.empty()) out.push_back(std::string(kEnvEvents) + "=" + events);
+  if (options.no_huge_pages) out.push_back(std::string(kEnvHugePages) + "=0");
   return out;
 }
 
@@ -203,7 +204,7 @@ int run_command(const RunOptions& given) {
   }
 
   const Launch launch{program.path, options.command,
-                      environment_for(library, limits, options.device, live.path(), events.path()), true};
+                      environment_for(library, limits, options, live.path(), events.path()), true};
   events.start(live.file(), options.command);
   Summary summary;
   EngineWatch watch(live.file().layout(), live.path(), std::chrono::seconds(options.watchdog));

@@ -86,6 +86,7 @@ class UserfaultMmu final : public Mmu {
   void wake(PageRange range) noexcept override;
   [[nodiscard]] Result<void> discard(PageRange range) noexcept override;
   [[nodiscard]] Result<void> discard_many(std::span<const PageRange> ranges) noexcept override;
+  [[nodiscard]] Result<void> advise_huge(PageRange range) noexcept override;
   [[nodiscard]] Result<void> populate(PageRange range, bool write) noexcept override;
   [[nodiscard]] Result<PageRange> open_window(PageCount count, WindowKind kind) noexcept override;
   void close_window(PageRange window) noexcept override;

@@ -218,6 +218,16 @@ Result<void> UserfaultMmu::discard(PageRange range) noexcept {
   }
 }
 
+Result<void> UserfaultMmu::advise_huge(PageRange range) noexcept {
+  for (;;) {
+    const Result<void> advised = sys::madvise(pointer(range.first), range.count.bytes(), MADV_HUGEPAGE);
+    if (advised) return {};
+    const int error = advised.error().sys;
+    if (error == EINTR || error == EAGAIN) continue;
+    return fail(error == ENOMEM ? Errc::kNotFound : advised.error().code, error, "madvise(MADV_HUGEPAGE)");
+  }
+}
+
 Result<void> UserfaultMmu::discard_many(std::span<const PageRange> ranges) noexcept {
   constexpr std::size_t kBatch = 128;  // 2 KiB of stack; the price of the call is spread thin enough
   std::size_t next = 0;

@@ -141,6 +141,12 @@ Result<Pfn> AddressSpace::alloc_fresh_frames(PageCount count) noexcept {
   return Pfn::of_frame(*frame);
 }
 
+Result<Pfn> AddressSpace::alloc_unit_frames() noexcept {
+  const Result<PageIndex> frame = pool(FrameUse::kHuge).take(PageCount(kPagesPerHuge));
+  if (!frame) return std::unexpected(frame.error());
+  return Pfn::of_frame(*frame);
+}
+
 Result<Pfn> AddressSpace::alloc_huge_frame() noexcept {
   const Result<PageIndex> frame = pool(FrameUse::kHuge).take_huge();
   if (!frame) return std::unexpected(frame.error());

@@ -116,6 +116,9 @@ class AddressSpace {
   // A frame to bring contents home in: locked, one reference. Small from the landing pool, huge from the huge pool.
   [[nodiscard]] Result<Pfn> alloc_frames(PageCount count) noexcept;
   [[nodiscard]] Result<Pfn> alloc_huge_frame() noexcept;
+  // 512 small frames on an aligned unit of the huge pool: what is to be one huge page in the end, for the program's pages
+  // that are away one by one.
+  [[nodiscard]] Result<Pfn> alloc_unit_frames() noexcept;
   // Small frames without memory, for contents that are moved in and go on into the program by MOVE. Never written to.
   [[nodiscard]] Result<Pfn> alloc_fresh_frames(PageCount count) noexcept;
   // Unlocks and drops a run of frames whose pages each have one reference left, in one go.

@@ -69,8 +69,10 @@ class FinalizeStep {
   void bring_home(std::uint64_t i, std::uint64_t n) {
     Installer install(space_, read_only_);
     const bool stolen_back = !migrated(i);
-    // Frames of the staging pool hold what was moved in, whichever way: it moves on.
-    const bool by_move = stolen_back || space_.pool(FrameUse::kStaging).contains(winner(i).frame());
+    // Frames of the staging pool hold what was moved in, whichever way: it moves on. So do fresh huge pages.
+    const PageIndex frame = winner(i).frame();
+    const bool by_move = stolen_back || space_.pool(FrameUse::kStaging).contains(frame) ||
+                         (!is_unit(i) && space_.pool(FrameUse::kHuge).contains(frame));
     for (std::uint64_t at = i; at < i + n;) {
       std::uint64_t installed = 0;
       {

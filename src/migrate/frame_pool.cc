@@ -53,10 +53,11 @@ bool FramePool::find_run_locked(std::uint64_t count, std::uint64_t align, std::u
 }
 
 Result<PageIndex> FramePool::take(PageCount count) noexcept {
-  CHECK(count.raw() != 0 && use_ != FrameUse::kHuge);
+  const bool huge = use_ == FrameUse::kHuge;
+  CHECK(huge ? count.raw() == kPagesPerHuge : count.raw() != 0);
   MutexLock hold(mutex_);
   std::uint64_t at = 0;
-  if (!find_run_locked(count.raw(), 1, &at)) return fail(Errc::kNoMemory, 0, "no free frames");
+  if (!find_run_locked(count.raw(), huge ? kPagesPerHuge : 1, &at)) return fail(Errc::kNoMemory, 0, "no free frames");
   for (std::uint64_t i = at; i < at + count.raw(); ++i) {
     taken_[i] = true;
     pages_[i].init_head(0);

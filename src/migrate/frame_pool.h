@@ -27,7 +27,8 @@ class FramePool {
   [[nodiscard]] static Result<FramePool*> create(Mmu& mmu, MemorySource& source, FrameUse use, PageCount size) noexcept;
   static void destroy(FramePool* pool) noexcept;
 
-  // `count` consecutive frames, each an order-0 folio, locked, one reference. kNoMemory when no such run is free.
+  // `count` consecutive frames, each an order-0 folio, locked, one reference. kNoMemory when no such run is free. From a
+  // kHuge pool only an aligned unit of 512: to be filled as one huge page, and given to the program page by page.
   [[nodiscard]] Result<PageIndex> take(PageCount count) noexcept;
   // One aligned unit as an order-9 folio, locked, one reference. Only from a kHuge pool.
   [[nodiscard]] Result<PageIndex> take_huge() noexcept;

@@ -73,6 +73,7 @@ void Installer::install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame
   for (std::uint64_t i = 0; i < n; ++i) sources[i] = space_.table().get(first + PageCount(i)).pfn();
   std::uint64_t i = 0;
   int tries = 0;
+  bool alone = false;  // the run was refused for something in it: its first page by itself
   while (i < n) {
     const Page* source = space_.page(sources[i]);
     if (!source->is_mapped() || !is_ours_locked(sources[i], source->mapped_at())) {
@@ -82,7 +83,7 @@ void Installer::install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame
     const PageIndex home = source->mapped_at();
     const bool protect = must_protect_locked(home);
     std::uint64_t run = 1;
-    while (tries == 0 && i + run < n) {
+    while (!alone && i + run < n) {
       const Page* next = space_.page(sources[i + run]);
       if (!next->is_mapped() || next->mapped_at() != home + PageCount(run)) break;
       if (space_.config().track_protection && must_protect_locked(home + PageCount(run)) != protect) break;
@@ -93,6 +94,7 @@ void Installer::install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame
     if (put.done.raw() != 0) {
       space_.trace().add(TraceStep::kInstalled, {home, put.done}, (frame + PageCount(i)).raw());
       tries = 0;
+      alone = false;
     }
     i += put.done.raw();
     if (!put.failed) continue;
@@ -102,11 +104,13 @@ void Installer::install_slots_locked(PageIndex first, std::uint64_t n, Pfn frame
       space_.let_events_pass_locked(tries);
       continue;
     }
+    alone = true;
     const PageIndex refused = home + put.done;
     if (settle_refused_locked(refused, frame + PageCount(i), put.error, tries, tag_of(i))) {
       space_.mmu().wake({refused, PageCount(1)});
       ++i;
       tries = 0;
+      alone = false;
     }
   }
 }

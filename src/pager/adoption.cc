@@ -26,6 +26,9 @@ constexpr std::int64_t kLongestForCost = 100 * kMillisecond;
 // How fast a program may take new memory: nanoseconds per page at 4 GB/s.
 constexpr std::int64_t kFastestTouch = 1'000;
 
+// Mappings smaller than this many huge pages keep small ones.
+constexpr std::uint64_t kLeastUnits = 4;
+
 constexpr std::uint32_t kAccess = Mapping::kReadable | Mapping::kWritable | Mapping::kExecutable;
 
 }  // namespace
@@ -167,6 +170,7 @@ bool Adoption::inherit(Region& region) noexcept {
     // eligibility is another one.
     if (old.stale || ((old.flags ^ region.flags) & kAccess) != 0) continue;
     any = true;
+    region.huge_by_us = region.huge_by_us || old.huge_by_us;
     if (old.verified && !region.verified) {
       // One mapping has one set of flags, and grows only into places with the same.
       Mapping mapping;
@@ -268,6 +272,23 @@ void Adoption::apply_details(Region& region, const Mapping& mapping) noexcept {
   region.flags = mapping.flags;
   region.kind = kind;
   region.verified = true;
+  if (region.watched && kind == Eligibility::kManaged) advise_huge(region, mapping);
+}
+
+void Adoption::advise_huge(Region& region, const Mapping& mapping) noexcept {
+  if (advice_is_inherited_ && region.takes_huge()) region.huge_by_us = true;
+  if (!core_.config.huge_pages || huge_refused_ || mapping.has_any(Mapping::kHugeAdvised | Mapping::kNoHuge)) return;
+  // Never a part of a mapping: that would cut it in two.
+  if (region.range != mapping.range || mapping.has(Mapping::kStack)) return;
+  const Region* below = next_.find(region.range.first - PageCount(1));
+  const bool continues = below != nullptr && below->huge_by_us && ((below->flags ^ region.flags) & kAccess) == 0;
+  if (region.range.count.raw() < kLeastUnits * kPagesPerHuge && !continues) return;
+  if (const Result<void> advised = core_.space.mmu().advise_huge(region.range); !advised) {
+    huge_refused_ = advised.error().code != Errc::kNotFound;
+    return;
+  }
+  region.huge_by_us = true;
+  region.flags |= Mapping::kHugeAdvised;
 }
 
 bool Adoption::install() noexcept {
@@ -399,6 +420,7 @@ void Adoption::reset_in_child() noexcept {
   MutexLock hold(mutex_);
   next_.clear();
   unmanageable_.clear();
+  advice_is_inherited_ = true;
   next_scan_ = earliest_scan_ = next_count_ = next_verify_ = next_refresh_ = last_count_ = pause_ = 0;
 }
 

@@ -44,6 +44,8 @@ class Adoption {
   void count_unseen(const Region& region) noexcept REQUIRES(mutex_);
   void verify(Verify what) noexcept REQUIRES(mutex_);
   void apply_details(Region& region, const Mapping& mapping) noexcept REQUIRES(mutex_);
+  // Asks for huge pages where there is room for a stream of them, so that the kernel lets units be moved in whole.
+  void advise_huge(Region& region, const Mapping& mapping) noexcept REQUIRES(mutex_);
   [[nodiscard]] bool install() noexcept REQUIRES(mutex_);
   [[nodiscard]] std::uint64_t count(PageRange range) noexcept REQUIRES(mutex_);
   void bring_home_unmanageable() noexcept REQUIRES(mutex_);
@@ -57,6 +59,8 @@ class Adoption {
   std::array<PageRun, 256> runs_ GUARDED_BY(mutex_){};
   std::array<Mapping, 512> details_ GUARDED_BY(mutex_){};
   RangeList<64> unmanageable_ GUARDED_BY(mutex_);  // became locked or wiped on fork: nothing of it may be away
+  bool huge_refused_ GUARDED_BY(mutex_) = false;  // this kernel has none
+  bool advice_is_inherited_ GUARDED_BY(mutex_) = false;  // in a forked child: what is advised may be by our parent
   bool something_new_ GUARDED_BY(mutex_) = false;
   bool memory_short_ GUARDED_BY(mutex_) = false;
   bool unverified_ GUARDED_BY(mutex_) = false;

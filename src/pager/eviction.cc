@@ -56,6 +56,7 @@ void Eviction::find_frames() noexcept {
     const std::size_t pages = word.pages().raw();
     for (std::size_t j = i; j < i + pages; ++j) {
       lane_.frames[j] = word.pfn() + PageCount(j - i);
+      outcome_.huge = outcome_.huge || pages == kPagesPerHuge;
       outcome_.clumps_taken |= 1u << ((first_ + PageCount(j)).raw() / kClumpPages - first_.raw() / kClumpPages);
     }
     outcome_.taken += PageCount(pages);

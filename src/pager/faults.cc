@@ -9,6 +9,9 @@
 namespace whimbrel {
 namespace {
 
+// Most pages of one window that come home as small pages: more gain nothing.
+constexpr PageCount kSmallWindow{64};
+
 // Counts one served fault and how long it took.
 class WaitTimer {
  public:
@@ -51,8 +54,25 @@ struct Plan {
   std::uint64_t pages = 0;
 };
 
-Plan plan_window(PagerCore& core, PageIndex page, const Streams::Window& window) {
-  PageRange range = window.range;
+// A window that is too large for small pages, cut at the unit's borders.
+PageRange small_part(const PageRange& window, PageIndex page, bool backward) {
+  if (window.count <= kSmallWindow) return window;
+  const PageRange unit{page.huge_base(), PageCount(kPagesPerHuge)};
+  if (!backward) return PageRange{page, kSmallWindow}.intersect(window).intersect(unit);
+  const PageIndex first(page.raw() + 1 - std::min(kSmallWindow.raw(), page.raw() + 1));
+  return PageRange::between(first, page + PageCount(1)).intersect(window).intersect(unit);
+}
+
+// The stream has come to the border of a unit that left as one huge page: it comes home as one.
+bool wants_unit(PagerCore& core, PageIndex page, const Streams::Window& window) {
+  const PageRange unit{page.huge_base(), PageCount(kPagesPerHuge)};
+  if (!core.config.huge_pages || window.range != unit || !core.has_room_for_huge()) return false;
+  MutexLock hold(core.mutex);
+  const Region* region = core.regions.find(page);
+  return region != nullptr && region->range.contains(unit) && region->takes_huge() && core.huge_units.left_whole(page);
+}
+
+Plan plan_window(PagerCore& core, PageIndex page, PageRange range) {
   if (range.count.raw() > 1) {
     // One mapping only: a copy across a border does nothing at all.
     const Result<Mapping> mapping = core.space.mmu().mapping_at_or_above(page);
@@ -91,11 +111,17 @@ FaultResult Pager::migrate_to_ram(FaultContext& fault) noexcept {
   } else if (fault.beside) {
     core.note_scattered();
   }
-  Plan plan = plan_window(core, page, window);
+  Fetch fetch(core, *lane);
+  Plan plan;
+  bool whole = wants_unit(core, page, window);
+  if (whole) {
+    plan = plan_window(core, page, window.range);
+    whole = plan.pages == kPagesPerHuge && fetch.take_unit();
+  }
+  if (!whole) plan = plan_window(core, page, small_part(window.range, page, window.backward));
   if (plan.pages == 0) return FaultResult::kDone;  // not away any more
   core.make_room(plan.pages, *lane);
 
-  Fetch fetch(core, *lane);
   Fetch::Outcome outcome = fetch.run(plan.range, fault.page, page);
   if (plan.range.count.raw() > 1 && !outcome.fault_home) {
     // A border came up meanwhile, the program is discarding next door, or a neighbour in the same unit spoils the load:

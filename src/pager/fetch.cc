@@ -9,6 +9,7 @@ namespace {
 
 constexpr std::uint64_t kWindow = 64;
 constexpr std::int64_t kPause = 50'000;
+constexpr std::int64_t kNoHugePause = 100'000'000;
 
 }  // namespace
 
@@ -18,8 +19,10 @@ Fetch::Outcome Fetch::run(PageRange range, Pfn fault_page, PageIndex fault_at) n
   args_.fault_page = fault_page;
   fault_entry_ = fault_page == Pfn() ? Lane::kPages : (fault_at - range.first).raw();
   const std::int64_t begun = lane_.cause == MoveCause::kFault ? lane_.begun_ns : core_.log_clock();
-  if (!collect(range)) return outcome_;
-  assign_frames();
+  const bool collected = collect(range);
+  if (unit_ != Pfn()) assign_unit();
+  if (!collected) return outcome_;
+  if (lane_.frames[0] == Pfn()) assign_frames();
   build_loads();
   lane_.transfer(core_.device);
   give_up_failed_loads();
@@ -50,6 +53,30 @@ bool Fetch::collect(PageRange range) noexcept {
   args_.skip_holes = true;
   outcome_.no_mapping = !migrate_vma_setup(core_.space, args_);
   return !outcome_.no_mapping;
+}
+
+bool Fetch::take_unit() noexcept {
+  if (core_.space.clock().now_ns() < core_.no_huge_until) return false;
+  const Result<Pfn> unit = core_.space.alloc_unit_frames();
+  if (unit && core_.make_huge(*unit, lane_)) {
+    unit_ = *unit;
+    return true;
+  }
+  if (unit) core_.space.free_frames(*unit, PageCount(kPagesPerHuge));
+  core_.no_huge_until = core_.space.clock().now_ns() + kNoHugePause;
+  return false;
+}
+
+void Fetch::assign_unit() noexcept {
+  std::size_t coming = 0;
+  while (coming < args_.npages && lane_.src[coming].valid() && lane_.src[coming].migrating()) ++coming;
+  if (coming == kPagesPerHuge && first_.is_huge_aligned() && !outcome_.no_mapping) {
+    for (std::size_t i = 0; i < coming; ++i) lane_.frames[i] = unit_ + PageCount(i);
+    core_.stats->huge_home.fetch_add(1, std::memory_order_relaxed);
+  } else {
+    core_.space.free_frames(unit_, PageCount(kPagesPerHuge));
+  }
+  unit_ = Pfn();
 }
 
 void Fetch::assign_frames() noexcept {

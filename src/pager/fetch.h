@@ -23,6 +23,9 @@ class Fetch {
     bool fault_failed = false;  // or could not be loaded
     Error error{};              // of the last failed load
   };
+  // Takes a fresh huge page for the next run(), which has to be for a whole unit: it moves into the program as it is. False:
+  // there is none now. On the fault thread.
+  [[nodiscard]] bool take_unit() noexcept;
   // `range`: at most Lane::kPages, inside one mapping. `fault_page` as in MigrateVma; it stands at `fault_at`.
   [[nodiscard]] Outcome run(PageRange range, Pfn fault_page, PageIndex fault_at) noexcept;
 
@@ -35,6 +38,7 @@ class Fetch {
  private:
   [[nodiscard]] bool collect(PageRange range) noexcept;
   void assign_frames() noexcept;
+  void assign_unit() noexcept;
   void build_loads() noexcept;
   void give_up_failed_loads() noexcept;
   // Keeps the copies of what comes home, before finalize drops their last reference.
@@ -50,6 +54,7 @@ class Fetch {
 
   PagerCore& core_;
   Lane& lane_;
+  Pfn unit_;  // from take_unit()
   MigrateVma args_{};
   PageIndex first_;
   std::size_t fault_entry_ = Lane::kPages;

@@ -7,8 +7,6 @@ namespace {
 
 constexpr int kTries = 1000;
 constexpr std::int64_t kNoMemoryPause = 1'000'000;
-// Below so many huge pages of room, one touch is not worth one of them.
-constexpr std::uint64_t kLeastRoomForHuge = 16 * kPagesPerHuge;
 
 // `range` less the pages of the table that are not plain RAM, as far as it is connected with `page`.
 PageRange plain_part_locked(AddressSpace& space, PageRange range, PageIndex page) REQUIRES(space.mutex()) {
@@ -34,7 +32,8 @@ HoleFill::Filled HoleFill::serve(PageIndex page, const Mapping& mapping) noexcep
   }
   PageCount filled;
   const PageRange unit{page.huge_base(), PageCount(kPagesPerHuge)};
-  if (mapping.range.contains(unit) && wants_huge(unit)) {
+  const bool streaming = window.sequential && page == unit.first && std::min(most, kPagesPerHuge) <= window.range.count.raw();
+  if (mapping.range.contains(unit) && wants_huge(unit, streaming)) {
     core_.make_room(kPagesPerHuge, lane_);
     filled = fill_huge(unit);
     core_.hole_streams.brought(window, unit);
@@ -117,13 +116,13 @@ bool HoleFill::fill(PageRange window, PageIndex page, int tries, PageCount* fill
   return true;
 }
 
-bool HoleFill::wants_huge(PageRange unit) noexcept {
-  if (core_.limit() < kLeastRoomForHuge || core_.config.hole_window.raw() < kPagesPerHuge) return false;
+bool HoleFill::wants_huge(PageRange unit, bool streaming) noexcept {
+  if (core_.config.hole_window.raw() < kPagesPerHuge || !core_.has_room_for_huge()) return false;
   {
     MutexLock hold(core_.mutex);
     const Region* region = core_.regions.find(unit.first);
-    if (region == nullptr || region->stale || !region->range.contains(unit)) return false;
-    if ((region->flags & (Mapping::kHugeAdvised | Mapping::kNoHuge)) != Mapping::kHugeAdvised) return false;
+    if (region == nullptr || !region->range.contains(unit) || !region->takes_huge()) return false;
+    if (region->huge_by_us && !streaming) return false;
   }
   const Result<std::size_t> present = core_.space.mmu().scan(unit, lane_.runs, nullptr);
   return present && *present == 0;
@@ -134,12 +133,8 @@ PageCount HoleFill::fill_huge(PageRange unit) noexcept {
   Mmu& mmu = space.mmu();
   const Result<Pfn> frame = space.alloc_huge_frame();
   if (!frame) return PageCount(0);
-  // One touch makes the kernel provide a huge page; where it had none to give, 511 more would cost 511 faults.
-  volatile std::byte* first_byte = space.bytes(*frame);
-  *first_byte = std::byte{0};
-  const Result<std::size_t> runs = mmu.scan({frame->frame(), unit.count}, lane_.runs, nullptr);
   PageCount done;
-  if (runs && *runs == 1 && lane_.runs[0].range.count == unit.count) {
+  if (core_.make_huge(*frame, lane_)) {
     MutexLock hold(space.mutex());
     space.pump_locked();
     if (space.table().next_used(unit.first, unit.end()) == unit.end()) {

@@ -1,7 +1,8 @@
 // HoleFill: serves a first touch with zeros, for a growing window when the program walks.
 //
 // Real pages, never the shared zero page: a write to that would take memory without the engine's knowledge, and the
-// limit could not be kept. In a range advised for huge pages a whole untouched 2 MiB unit gets a fresh huge page.
+// limit could not be kept. In a range that the program has advised for huge pages, and where it streams through fresh memory,
+// a whole untouched 2 MiB unit gets a fresh huge page.
 #pragma once
 
 #include "pager/pager_core.h"
@@ -20,7 +21,8 @@ class HoleFill {
   Filled serve(PageIndex page, const Mapping& mapping) noexcept;
 
  private:
-  [[nodiscard]] bool wants_huge(PageRange unit) noexcept;
+  // `streaming`: the touch continues a stream that has come to its largest window, at the unit's first page.
+  [[nodiscard]] bool wants_huge(PageRange unit, bool streaming) noexcept;
   // Gives the unit one fresh huge page; returns how many pages are in place (all or, when something came in between,
   // fewer).
   PageCount fill_huge(PageRange unit) noexcept;

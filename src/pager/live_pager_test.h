@@ -298,12 +298,13 @@ class LivePager {
 // Memory of the program, at a 2 MiB boundary.
 class ProgramMemory {
  public:
-  explicit ProgramMemory(std::size_t bytes, bool huge = false) : bytes_(bytes) {
+  enum class Huge { kNever, kAdvised, kUnsaid };  // what the program has told the kernel
+  explicit ProgramMemory(std::size_t bytes, Huge huge = Huge::kNever) : bytes_(bytes) {
     raw_ = static_cast<char*>(mmap(nullptr, whole(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     at_ = reinterpret_cast<std::uint64_t*>((reinterpret_cast<std::uintptr_t>(raw_) + 2 * kHugeSize - 1) &
                                            ~(kHugeSize - 1));
     mmap(at_, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-    madvise(at_, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    if (huge != Huge::kUnsaid) madvise(at_, bytes, huge == Huge::kAdvised ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   }
   ~ProgramMemory() { munmap(raw_, whole()); }
   ProgramMemory(const ProgramMemory&) = delete;

@@ -39,10 +39,12 @@ struct PagerConfig {
   std::uint64_t ram_bytes = 0;
   // Bytes of RAM in all: resident + device contents that lie in this process + staging + engine. 0: no limit.
   std::uint64_t total_bytes = 0;
-  PageCount fetch_window{64};      // most pages one fault brings home
+  PageCount fetch_window{512};     // most pages one fault brings home
   PageCount hole_window{512};      // most pages one fault fills with zeros
   PageCount smallest_mapping{16};  // smaller ones are counted but not managed
   bool adopt = true;               // false: nothing of the program is managed but what manage() names
+  // Streams get and keep 2 MiB pages, in mappings that are large enough for some of them (MADV_HUGEPAGE).
+  bool huge_pages = true;
   bool watch_at_once = false;      // watch from the start, not only from half the limit on: for requests by address
   // False: stacks are left alone (a kernel access to memory that is away would fail: user-mode-only operation).
   bool stacks = true;

@@ -61,8 +61,9 @@ PagerCore::PagerCore(AddressSpace& space_in, Device& device_in, const PagerConfi
       sweep(space_in.mmu(), regions, pins, refusals),
       arrivals(space_in.source(), kRememberedArrivals),
       copies(space_in.source(), keeps_copies ? room_for_copies(config_in) : 0),
-      fetch_streams(Streams::Ladder{{1, 8, 16, 64}}),
-      hole_streams(Streams::Ladder{{1, 8, 64, 512}}) {
+      huge_units(space_in.source()),
+      fetch_streams(Streams::Ladder{{1, 8, 16, 64, kPagesPerHuge}}),
+      hole_streams(Streams::Ladder{{1, 8, 64, kPagesPerHuge, kPagesPerHuge}}) {
   armed.store(config_in.watch_at_once, std::memory_order_relaxed);
 }
 
@@ -98,7 +99,7 @@ Result<void> PagerCore::prepare(Pager& pager) noexcept {
   const bool complete = std::all_of(lanes.begin(), lanes.end(), [](Lane* l) { return l != nullptr && l->buffer != nullptr; }) &&
                         zeros != nullptr && handoff != nullptr && own_policy != nullptr && own_policy->usable() && own_stats != nullptr;
   MutexLock hold(mutex);
-  if (!complete || !pins.usable() || !refusals.usable() || !arrivals.usable() || !copies.usable()) return fail(Errc::kNoMemory, 0, "pager");
+  if (!complete || !pins.usable() || !refusals.usable() || !arrivals.usable() || !copies.usable() || !huge_units.usable()) return fail(Errc::kNoMemory, 0, "pager");
   policy = config.policy != nullptr ? config.policy : own_policy;
   stats = config.stats != nullptr ? config.stats : own_stats;
   for (const FrameUse use : {FrameUse::kStaging, FrameUse::kLanding, FrameUse::kHuge}) {
@@ -126,6 +127,7 @@ void PagerCore::reset_in_child(PagerStats* stats_of_child) noexcept {
     refusals.clear();
     arrivals.clear();
     changes.clear();
+    huge_units.clear();
     unmapping = {};
     policy->reset();
     // The engine's references are in the child what they were, but for those of the parent's threads.
@@ -183,6 +185,15 @@ bool PagerCore::drop_copies(bool all) noexcept {
     any = true;
     for (std::size_t i = 0; i < n; ++i) space.put_page(pfns[i]);
   }
+}
+
+bool PagerCore::make_huge(Pfn unit, Lane& lane) noexcept {
+  // One touch makes the kernel provide a huge page; where it has none to give, 511 more would cost 511 faults.
+  volatile std::byte* first_byte = space.bytes(unit);
+  *first_byte = std::byte{0};
+  const PageRange frames{unit.frame(), PageCount(kPagesPerHuge)};
+  const Result<std::size_t> runs = space.mmu().scan(frames, lane.runs, nullptr);
+  return runs && *runs == 1 && lane.runs[0].range == frames;
 }
 
 PageRange PagerCore::watchable_around(PageIndex page) noexcept {
@@ -435,6 +446,7 @@ void PagerCore::settle(PageRange victim, const EvictionOutcome& outcome, Lane& l
     MutexLock hold(mutex);
     if (change) {
       policy->left(victim, outcome.gone, Departure::kEvicted);
+      if (outcome.gone.raw() != 0) huge_units.left(victim, outcome.huge && outcome.gone == victim.count);
       if (outcome.no_such_mapping) regions.cut(victim);  // the next scan finds out what is there now
       note_refusals_locked(victim, outcome);
     }

@@ -14,6 +14,7 @@
 #include "pager/arrivals.h"
 #include "pager/budget.h"
 #include "pager/eviction_policy.h"
+#include "pager/huge_units.h"
 #include "pager/kept_copies.h"
 #include "pager/lane.h"
 #include "pager/pager.h"
@@ -77,6 +78,7 @@ struct EvictionOutcome {
   bool no_such_mapping = false;  // the range is not part of one mapping any more
   // Clumps of the range (bit n: the n-th 64 pages) of which at least one page could be taken.
   std::uint32_t clumps_taken = 0;
+  bool huge = false;  // it was one huge page
   PageRange kept;  // found to hold control blocks: bring home what of it is away
 };
 
@@ -123,6 +125,10 @@ class PagerCore {
   void note_copies() noexcept;
   // Bounded work to get `pages` more in under the limit. On the thread that owns `lane`.
   void make_room(std::uint64_t pages, Lane& lane) noexcept;
+  // Whether the limit leaves room for units of 2 MiB that somebody may only touch a part of.
+  [[nodiscard]] bool has_room_for_huge() const noexcept { return limit() >= 16 * kPagesPerHuge; }
+  // Has the kernel put one huge page under a fresh unit of frames. False: it has none to give, now.
+  [[nodiscard]] bool make_huge(Pfn unit, Lane& lane) noexcept;
   // A fault of a program that touches pages here and there, and goes on on the processor of the fault thread. Its victims
   // lie as scattered as its touches: one flush for each. From another processor each of them interrupts the program, from
   // this one they cost a fifth. So for a while the fault thread takes the victims, and the background only stores them.
@@ -223,6 +229,7 @@ class PagerCore {
   ResidentSweep sweep GUARDED_BY(mutex);
   Arrivals arrivals GUARDED_BY(mutex);  // while pages may be shared; those from before the last fork refuse
   KeptCopies copies GUARDED_BY(mutex);
+  HugeUnits huge_units GUARDED_BY(mutex);
   RangeList<512> excluded GUARDED_BY(mutex);
   RangeList<256> managed GUARDED_BY(mutex);
   // Changes that came in while a scan was under way, which must doubt its result.
@@ -235,6 +242,7 @@ class PagerCore {
   Streams fetch_streams;
   Streams hole_streams;
   std::int64_t alone_until = 0;  // hands no victims over until then
+  std::int64_t no_huge_until = 0;  // the kernel had no huge page to give: none is asked for until then
   std::uint32_t lone_faults = 0;  // in a row that continued no stream, beside their faulter
 
  private:

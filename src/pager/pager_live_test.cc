@@ -87,7 +87,7 @@ INSTANTIATE_TEST_SUITE_P(PagerLive, EveryDevice,
 TEST(PagerLive, HugePagesAreGivenTakenAndComeBackRight) {
   NEEDS_RAW_THREADS();
   LivePager& live = LivePager::start(with_ram(48 * kMiB));
-  ProgramMemory memory(96 * kMiB, true);
+  ProgramMemory memory(96 * kMiB, ProgramMemory::Huge::kAdvised);
   for (std::size_t i = 0; i < memory.pages(); ++i) {
     memory.write(i, 3);
     if (i != memory.pages() / 3) continue;  // over half the budget: will be watched, however busy the machine is

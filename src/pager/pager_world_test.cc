@@ -29,7 +29,8 @@ struct Setting {
   std::uint32_t failures = 0;
   std::uint64_t device_capacity = 0;  // pages
   std::uint32_t unit_pages = 4;
-  std::uint64_t arena = 2600;
+  std::uint64_t arena = 2600, limit = kLimitPages;
+  bool streams = false;  // long walks, with room for huge pages
   bool changes_mappings = false;
   bool jumps = false;  // single pages here and there, each toucher going on beside the fault thread
 };
@@ -64,7 +65,7 @@ class PagerWorld {
     config.huge = PageCount(2 * kPagesPerHuge);
     space_ = AddressSpace::create(*mmu_, heap_, clock_, config).value();
     PagerConfig pager;
-    pager.ram_bytes = kLimitPages * kPageSize;
+    pager.ram_bytes = setting.limit * kPageSize;
     pager_ = Pager::create(*space_, *device_, pager).value();
   }
   ~PagerWorld() {
@@ -92,7 +93,7 @@ class PagerWorld {
     if (setting_.failures != 0) program_->tolerate_bus_errors();
     // What is touched before its mapping is watched cannot be held back. Watching begins at half the limit.
     scheduler_->spawn("start", Role::kWorker, [this] {
-      for (std::uint64_t i = 0; i < kLimitPages * 5 / 8; ++i) touch(9, i, true);
+      for (std::uint64_t i = 0; i < setting_.limit * 5 / 8; ++i) touch(9, i, true);
       for (int i = 0; i < 1000 && stats().watched_pages.load() == 0; ++i) clock_.sleep_ns(1'000'000);
       most_resident_ = 0;
     });
@@ -120,6 +121,10 @@ class PagerWorld {
     const std::uint64_t half = setting_.arena / 2;
     for (int round = 0; round < 12; ++round) {
       const std::uint64_t from = random_() % setting_.arena;
+      if (setting_.streams && thread == 1) {
+        for (std::uint64_t i = 0; i < setting_.arena / 3; ++i) touch(thread, (from + i) % setting_.arena, round % 3 == 0);
+        continue;
+      }
       if (setting_.jumps && thread == 1) {
         for (int i = 0; i < 400; ++i) touch(thread, random_() % setting_.arena, random_() % 4 == 0);
         continue;
@@ -307,6 +312,38 @@ TEST(PagerWorld, TouchesHereAndThereWhileCallsFail) {
   std::uint64_t handed_over = 0;
   run_worlds(setting, 12, [&](PagerWorld& world) { handed_over += world.stats().handed_over.load(); });
   EXPECT_GT(handed_over, 20u);
+}
+
+// Units come home as one huge page each, while somebody else changes what is mapped there.
+void run_streams(Setting setting, std::uint64_t worlds) {
+  setting.streams = true;
+  setting.limit = 16 * kPagesPerHuge;
+  setting.arena = 28 * kPagesPerHuge;
+  std::uint64_t huge_home = 0, huge_filled = 0;
+  run_worlds(setting, worlds, [&](PagerWorld& world) {
+    huge_home += world.stats().huge_home.load();
+    huge_filled += world.stats().huge_filled.load();
+    if (setting.failures == 0 && !setting.changes_mappings) {
+      EXPECT_LE(world.most_resident(), setting.limit + setting.limit / 20);
+    }
+  });
+  EXPECT_GT(huge_filled, worlds);
+  EXPECT_GT(huge_home, worlds);
+}
+
+TEST(PagerWorld, StreamsOfHugePages) { run_streams({}, 3); }
+
+TEST(PagerWorld, StreamsOfHugePagesWhileMappingsChange) {
+  Setting setting;
+  setting.changes_mappings = true;
+  run_streams(setting, 3);
+}
+
+TEST(PagerWorld, StreamsOfHugePagesWhileCallsFail) {
+  Setting setting;
+  setting.changes_mappings = true;
+  setting.failures = 40;
+  run_streams(setting, 3);
 }
 
 TEST(PagerWorld, ADeviceWithTooLittleRoom) {

@@ -168,7 +168,7 @@ TEST(SecondChance, SurvivesAnythingThatCanHappen) {
 
 // ---- windows ----
 
-constexpr Streams::Ladder kLadder{{1, 8, 16, 64}};
+constexpr Streams::Ladder kLadder{{1, 8, 16, 64, 64}};
 
 TEST(Streams, ASequentialReaderClimbsTheLadder) {
   Streams streams(kLadder);
@@ -182,6 +182,23 @@ TEST(Streams, ASequentialReaderClimbsTheLadder) {
     page = window.range.end().raw();
   }
   EXPECT_EQ(sizes, (std::vector<std::uint64_t>{1, 8, 16, 64, 64, 64}));
+}
+
+TEST(Streams, ALongStreamIsOfferedWholeUnits) {
+  Streams streams(Streams::Ladder{{1, 8, 16, 64, kPagesPerHuge}});
+  std::uint64_t page = 1000;
+  std::uint64_t largest = 0;
+  for (int i = 0; i < 12; ++i) {
+    const Streams::Window window = streams.touch(PageIndex(page), PageCount(kPagesPerHuge));
+    largest = std::max(largest, window.range.count.raw());
+    // Small pages up to the next border, as where no huge page is to be had.
+    const PageIndex border = PageIndex(page).huge_base() + PageCount(kPagesPerHuge);
+    const PageRange brought = window.range.intersect(PageRange::between(PageIndex(page), std::min(border, PageIndex(page + 64))));
+    streams.brought(window, brought);
+    page = brought.end().raw();
+  }
+  EXPECT_EQ(largest, kPagesPerHuge);
+  EXPECT_EQ(streams.touch(PageIndex(page), PageCount(100)).range.count.raw(), 100u) << "never more than allowed";
 }
 
 TEST(Streams, ADescendingReaderIsFollowedDownwards) {

@@ -24,9 +24,13 @@ struct Region {
   bool stale = false;
   bool refused = false;         // the kernel will not watch it: fixed until it changes
   bool starts_mapping = false;  // the first page is the first page of its mapping
+  bool huge_by_us = false;      // the advice to use huge pages is ours: for streams only
   std::uint32_t flags = 0;      // Mapping::Flag, as far as known
   std::uint64_t resident = 0;   // at the last count
 
+  [[nodiscard]] bool takes_huge() const noexcept {
+    return !stale && (flags & (Mapping::kHugeAdvised | Mapping::kNoHuge)) == Mapping::kHugeAdvised;
+  }
   [[nodiscard]] bool may_evict() const noexcept {
     return kind == Eligibility::kManaged && watched && verified && !stale && !refused;
   }

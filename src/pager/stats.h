@@ -60,6 +60,7 @@ struct PagerStats {
   Number recounts;        // walks over the resident pages
   Number forks;           // parked for a fork
   Number handed_over;     // victims that the fault thread took and another thread stored
+  Number huge_home;       // fetches of a whole 2 MiB unit into one huge page
 };
 
 }  // namespace whimbrel

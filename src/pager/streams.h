@@ -1,7 +1,7 @@
 // Streams: from the places where a program touches missing pages, how many pages to bring at a time.
 //
 // A touch next to what was brought for an earlier one continues its stream, upwards or downwards, and the window climbs
-// a ladder (1, 8, 16, 64 pages ...). A touch that fits no stream starts one with a single page. So lone touches get
+// a ladder (1, 8, 16, 64, 512 pages). A touch that fits no stream starts one with a single page. So lone touches get
 // single pages, and it takes two neighbours to make a stream. Streams that break off after a large window show waste;
 // while much is wasted, windows stay short.
 //
@@ -19,7 +19,7 @@ namespace whimbrel {
 class Streams {
  public:
   struct Ladder {
-    std::array<std::uint16_t, 4> pages{1, 8, 16, 64};
+    std::array<std::uint16_t, 5> pages{1, 8, 16, 64, 64};
   };
   struct Window {
     PageRange range;  // contains the page touched

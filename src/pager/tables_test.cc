@@ -6,6 +6,7 @@
 
 #include "mm/heap_source.h"
 #include "pager/arrivals.h"
+#include "pager/huge_units.h"
 #include "pager/pin_table.h"
 #include "pager/refusals.h"
 #include "pager/region_table.h"
@@ -53,6 +54,31 @@ TEST(Arrivals, KeepsTheNewestAndCutsAtUnits) {
   arrivals.push(pages(1, 1), PageCount(64));
   arrivals.clear();
   EXPECT_TRUE(arrivals.empty());
+}
+
+TEST(HugeUnits, RemembersHowAUnitLeftLast) {
+  HeapSource source;
+  HugeUnits units(source);
+  ASSERT_TRUE(units.usable());
+  const PageRange unit{PageIndex(512 * 1000), PageCount(kPagesPerHuge)};
+  EXPECT_FALSE(units.left_whole(unit.first));
+  units.left(unit, true);
+  EXPECT_TRUE(units.left_whole(unit.first));
+  EXPECT_TRUE(units.left_whole(unit.end() - PageCount(1)));
+  EXPECT_FALSE(units.left_whole(unit.end()));
+  // Another one that happens to have the same place, and leaves in pieces, changes nothing; nor does one that takes it.
+  const PageRange other{PageIndex(unit.first.raw() + 512 * 16384), PageCount(kPagesPerHuge)};
+  units.left({other.first, PageCount(3)}, false);
+  EXPECT_TRUE(units.left_whole(unit.first));
+  units.left(other, true);
+  EXPECT_TRUE(units.left_whole(other.first));
+  EXPECT_FALSE(units.left_whole(unit.first));
+  // A single page that left by itself: there is a table of small pages now.
+  units.left({other.first + PageCount(7), PageCount(1)}, false);
+  EXPECT_FALSE(units.left_whole(other.first));
+  units.left(unit, true);
+  units.clear();
+  EXPECT_FALSE(units.left_whole(unit.first));
 }
 
 TEST(PinTable, BehavesAsACountPerPage) {

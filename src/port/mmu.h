@@ -177,6 +177,12 @@ class Mmu {
   [[nodiscard]] virtual Result<void> discard(PageRange range) noexcept = 0;
   // Drops many ranges of the program in one call, where the kernel can; falls back to single calls.
   [[nodiscard]] virtual Result<void> discard_many(std::span<const PageRange> ranges) noexcept = 0;
+  // From now on untouched 2 MiB units of the range, a whole mapping, get huge pages where the kernel can (MADV_HUGEPAGE).
+  // kNotFound: not mapped.
+  [[nodiscard]] virtual Result<void> advise_huge(PageRange range) noexcept {
+    (void)range;
+    return fail(Errc::kNotSupported, 0, "advise_huge");
+  }
   // Faults every page of the range in, for reading or for writing (breaks copy-on-write sharing).
   [[nodiscard]] virtual Result<void> populate(PageRange range, bool write) noexcept = 0;
 

@@ -133,7 +133,7 @@ class Memory final : private ResidentView {
 
   PageSets pages_;
   std::unique_ptr<EvictionPolicy> policy_;
-  Streams streams_{Streams::Ladder{{1, 8, 16, 64}}};
+  Streams streams_{Streams::Ladder{{1, 8, 16, 64, 64}}};
   const std::uint64_t ram_pages_;
   std::uint64_t limit_;
   Totals& totals_;

@@ -71,6 +71,7 @@ Result<void> Engine::make_pager() noexcept {
   PagerConfig config;
   config.ram_bytes = settings_.ram_bytes;
   config.total_bytes = settings_.total_bytes;
+  config.huge_pages = settings_.huge_pages;
   config.stats = &slot_->pager;
   config.footprint = this;
   config.events = event_file_ ? &events_ : nullptr;

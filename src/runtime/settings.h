@@ -6,6 +6,7 @@
 //   WHIMBREL_DEVICE   where pages go, as `run --device` takes it
 //   WHIMBREL_STATS    path of the statistics file (stats_file.h)
 //   WHIMBREL_EVENTS   path of the event file (event_file.h); absent: no events are recorded
+//   WHIMBREL_HUGE_PAGES  0: streams of the program are not given 2 MiB pages; absent or anything else: they are
 //
 // A process without WHIMBREL_RAM and WHIMBREL_TOTAL is left alone.
 #pragma once
@@ -19,6 +20,7 @@ inline constexpr const char* kEnvTotal = "WHIMBREL_TOTAL";
 inline constexpr const char* kEnvDevice = "WHIMBREL_DEVICE";
 inline constexpr const char* kEnvStats = "WHIMBREL_STATS";
 inline constexpr const char* kEnvEvents = "WHIMBREL_EVENTS";
+inline constexpr const char* kEnvHugePages = "WHIMBREL_HUGE_PAGES";
 
 // Copies, since the program may overwrite its environment and its memory may be away when we look.
 struct Settings {
@@ -26,6 +28,7 @@ struct Settings {
   std::uint64_t total_bytes = 0;
   // False: only what the program names is managed, from the start on; for programs that use the engine knowingly.
   bool whole_process = true;
+  bool huge_pages = true;
   char device[1280] = {};
   char stats[512] = {};
   char events[512] = {};

@@ -17,6 +17,14 @@ TEST(Settings, ReadsWhatRunPasses) {
   EXPECT_STREQ(s.stats, "/run/s");
   EXPECT_STREQ(s.events, "/run/e");
   EXPECT_TRUE(s.active());
+  EXPECT_TRUE(s.huge_pages);
+}
+
+TEST(Settings, HugePagesAreThereUnlessRefused) {
+  for (const char* text : {"WHIMBREL_HUGE_PAGES=0", "WHIMBREL_HUGE_PAGES=1", "WHIMBREL_HUGE_PAGES=", "WHIMBREL_HUGE_PAGES=01"}) {
+    const char* environment[] = {text, nullptr};
+    EXPECT_EQ(Settings::from_environment(environment).huge_pages, std::string_view(text) != "WHIMBREL_HUGE_PAGES=0") << text;
+  }
 }
 
 TEST(Settings, LeavesOtherProcessesAlone) {

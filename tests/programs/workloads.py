@@ -70,7 +70,7 @@ def _text(out, megabytes):
 
 # --- sort ---
 
-_SORT_MB = {"ci": 64, "full": 1024}
+_SORT_MB = {"ci": 40, "full": 1024}
 
 
 def _sort_prepare(data, scale):
@@ -145,7 +145,7 @@ def _numpy_missing_package():
 
 # --- cc1plus ---
 
-_CPP_CLASSES = {"ci": 14, "full": 60}
+_CPP_CLASSES = {"ci": 6, "full": 60}
 
 
 def _cpp_source(out, classes):
@@ -258,8 +258,9 @@ def _java_prepare(data, scale):
 
 
 def _java_command(data, scale, tools):
-    heap, n = {"ci": ("256m", "400000"), "full": ("1400m", "5000000")}[scale]
-    return ["java", f"-Xmx{heap}", "-XX:+UseSerialGC", "-Xshare:auto", "-cp", data / "java", "Maps", n]
+    heap, n = {"ci": ("160m", "300000"), "full": ("1400m", "5000000")}[scale]
+    # The heap at its full size from the start: how it grows depends on the time that things take.
+    return ["java", f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseSerialGC", "-Xshare:auto", "-cp", data / "java", "Maps", n]
 
 
 # --- perl ---
@@ -359,15 +360,29 @@ def _forks_prepare(data, scale):
 
 # --- xz ---
 
-_XZ_MB = {"ci": 1, "full": 60}
+_XZ_MB = {"ci": 9, "full": 60}
+
+
+def _repeated_text(out, megabytes):
+    """The same half a megabyte again and again, a line in fifty another one each time: where text never repeats the search
+    for matches touches a random page for each byte, and shows nothing but patience."""
+    generator = random.Random(5)
+    lines = [f"{generator.getrandbits(64):016x} {' '.join(generator.choices(_WORDS, k=4))}\n" for _ in range(12000)]
+    written = 0
+    while written < megabytes << 20:
+        for _ in range(len(lines) // 50):
+            lines[generator.randrange(len(lines))] = f"{generator.getrandbits(64):016x} {generator.choice(_WORDS)}\n"
+        block = "".join(lines)
+        out.write(block)
+        written += len(block)
 
 
 def _xz_prepare(data, scale):
-    _write_once(data / f"xz-text-{scale}", lambda out: _text(out, _XZ_MB[scale]))
+    _write_once(data / f"xz-repeated-{scale}", lambda out: _repeated_text(out, _XZ_MB[scale]))
 
 
 def _xz_command(data, scale, tools):
-    return ["sh", "-c", f"xz -9e -T1 -c '{data}/xz-text-{scale}' > packed.xz && xz -dc packed.xz | cksum"]
+    return ["sh", "-c", f"xz -9e -T1 -c '{data}/xz-repeated-{scale}' > packed.xz && xz -dc packed.xz | cksum"]
 
 
 def simple_workloads():
@@ -389,14 +404,14 @@ def simple_workloads():
         Workload("java", ["java", "javac"], _java_prepare, _java_command, packages="openjdk-17-jdk-headless",
                  limit=240),
         Workload("perl", ["perl"], _perl_prepare,
-                 lambda data, scale, tools: ["perl", data / "hash.pl", {"ci": "250000", "full": "5000000"}[scale]],
+                 lambda data, scale, tools: ["perl", data / "hash.pl", {"ci": "130000", "full": "5000000"}[scale]],
                  packages="perl", limit=240),
         Workload("git", ["git"], _git_prepare, _git_command, set_up=_git_set_up, packages="git", limit=240),
         Workload("forks", ["bash"], _forks_prepare,
-                 lambda data, scale, tools: ["bash", data / "forks.sh", {"ci": "200000", "full": "1500000"}[scale]],
+                 lambda data, scale, tools: ["bash", data / "forks.sh", {"ci": "120000", "full": "1500000"}[scale]],
                  packages="bash"),
         Workload("threads", ["true"], lambda data, scale: None,
-                 lambda data, scale, tools: [tools.hostile, "thread-churn", {"ci": "128", "full": "512"}[scale]]),
+                 lambda data, scale, tools: [tools.hostile, "thread-churn", {"ci": "64", "full": "512"}[scale]]),
         Workload("xz", ["xz"], _xz_prepare, _xz_command, outputs=lambda work: [work / "packed.xz"],
                  packages="xz-utils", limit=240),
     ]
