@@ -176,7 +176,7 @@ class RedisWorkload:
         pass
 
     def run(self, tools, data, work, scale, limit, **budget):
-        count = {"ci": 60_000, "full": 800_000}[scale]
+        count = {"ci": 36_000, "full": 800_000}[scale]
         running = watch.Running(tools, _redis_command(work, "redis.sock"), cwd=work, limit=limit,
                                 env=watch.programs_environment(), **budget)
         said = []
@@ -261,7 +261,7 @@ class MemcachedWorkload:
         pass
 
     def run(self, tools, data, work, scale, limit, **budget):
-        count = {"ci": 120_000, "full": 900_000}[scale]
+        count = {"ci": 60_000, "full": 900_000}[scale]
         command = ["memcached", "-s", work / "memcached.sock", "-m", {"ci": "512", "full": "3000"}[scale], "-t", "4",
                    "-P", work / "pid", "-u", "root"]
         running = watch.Running(tools, command, cwd=work, limit=limit, env=watch.programs_environment(), **budget)

@@ -1,6 +1,6 @@
 """The real programs of the matrix: how to make their input, how to start them, what of their output must be identical.
 
-Each workload has two scales: "ci" (a few seconds, 100 MB and more) and "full" (about 1 GB where the program can use it).
+Each workload has two scales: "ci" (some tens of seconds in all, 30 to 200 MB) and "full" (about 1 GB where the program can use it).
 Inputs are generated from fixed seeds and kept in a data directory between runs.
 """
 
@@ -70,7 +70,7 @@ def _text(out, megabytes):
 
 # --- sort ---
 
-_SORT_MB = {"ci": 40, "full": 1024}
+_SORT_MB = {"ci": 24, "full": 1024}
 
 
 def _sort_prepare(data, scale):
@@ -103,7 +103,7 @@ PRAGMA integrity_check;
 
 
 def _sqlite_prepare(data, scale):
-    rows = {"ci": 500_000, "full": 5_000_000}[scale]
+    rows = {"ci": 280_000, "full": 5_000_000}[scale]
     _write_once(data / f"queries-{scale}.sql", lambda out: out.write(_SQL.format(rows=rows)))
 
 
@@ -258,7 +258,7 @@ def _java_prepare(data, scale):
 
 
 def _java_command(data, scale, tools):
-    heap, n = {"ci": ("160m", "300000"), "full": ("1400m", "5000000")}[scale]
+    heap, n = {"ci": ("112m", "180000"), "full": ("1400m", "5000000")}[scale]
     # The heap at its full size from the start: how it grows depends on the time that things take.
     return ["java", f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseSerialGC", "-Xshare:auto", "-cp", data / "java", "Maps", n]
 
@@ -360,7 +360,7 @@ def _forks_prepare(data, scale):
 
 # --- xz ---
 
-_XZ_MB = {"ci": 9, "full": 60}
+_XZ_MB = {"ci": 6, "full": 60}
 
 
 def _repeated_text(out, megabytes):
@@ -392,7 +392,7 @@ def simple_workloads():
                  limit=240),
         Workload("sqlite3", ["sqlite3"], _sqlite_prepare, _sqlite_command, packages="sqlite3"),
         Workload("numpy", ["/usr/bin/python3"], _numpy_prepare,
-                 lambda data, scale, tools: ["/usr/bin/python3", data / "arrays.py", {"ci": "160", "full": "1000"}[scale]],
+                 lambda data, scale, tools: ["/usr/bin/python3", data / "arrays.py", {"ci": "110", "full": "1000"}[scale]],
                  packages="python3 python3-numpy", extra_check=_numpy_missing_package),
         Workload("cc1plus", ["/usr/bin/g++"], _cc1plus_prepare,
                  lambda data, scale, tools: ["/usr/bin/g++", "-std=c++17", "-O1", "-c", data / f"large-{scale}.cc",
@@ -404,7 +404,7 @@ def simple_workloads():
         Workload("java", ["java", "javac"], _java_prepare, _java_command, packages="openjdk-17-jdk-headless",
                  limit=240),
         Workload("perl", ["perl"], _perl_prepare,
-                 lambda data, scale, tools: ["perl", data / "hash.pl", {"ci": "130000", "full": "5000000"}[scale]],
+                 lambda data, scale, tools: ["perl", data / "hash.pl", {"ci": "100000", "full": "5000000"}[scale]],
                  packages="perl", limit=240),
         Workload("git", ["git"], _git_prepare, _git_command, set_up=_git_set_up, packages="git", limit=240),
         Workload("forks", ["bash"], _forks_prepare,
