@@ -4,7 +4,7 @@ _whimbrel() {
   local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]-} i
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
-    mapfile -t COMPREPLY < <(compgen -W "run doctor top replay report map --help --version" -- "$current")
+    mapfile -t COMPREPLY < <(compgen -W "run doctor top budget replay report map --help --version" -- "$current")
     return
   fi
   case "$command" in
@@ -30,6 +30,18 @@ _whimbrel() {
         --metrics) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
         --interval) mapfile -t COMPREPLY < <(compgen -W "1 5 15 60" -- "$current") ;;
         *) mapfile -t COMPREPLY < <(compgen -W "--once --json --metrics --interval --help" -- "$current") ;;
+      esac
+      ;;
+    budget)
+      case "$previous" in
+        --ram | --total) mapfile -t COMPREPLY < <(compgen -W "none 64M 256M 1G 4G" -- "$current") ;;
+        --wait) mapfile -t COMPREPLY < <(compgen -W "0 10 60" -- "$current") ;;
+        *)
+          case "$current" in
+            -*) mapfile -t COMPREPLY < <(compgen -W "--ram --total --wait --json --help" -- "$current") ;;
+            *) mapfile -t COMPREPLY < <(compgen -W "$(pgrep -x whimbrel)" -- "$current") ;;
+          esac
+          ;;
       esac
       ;;
     replay)

@@ -37,7 +37,8 @@ Examples:
 
 constexpr const char* kTopFooter = R"(
 Shows the runs of this user; of every user, for root. In a terminal it renews itself until q or Ctrl-C; into a pipe or file it
-prints once. Rates are those since the last look.
+prints once. Rates are those since the last look. Keys: Tab picks a run (the one with the >), + and - give it a tenth more or less
+of its budget, q ends.
 
 Columns: MODE managed, waiting (below half of its budget: nothing to do yet) or unmanaged; RESIDENT memory in RAM, uncompressed,
 of LIMIT; AWAY memory on the device, which takes STORE there; FAULTS/s touches of memory that was away; WAIT share of the time
@@ -79,6 +80,15 @@ Examples:
   whimbrel map run.events
   whimbrel map run.events --html map.html
   whimbrel map $(pidof python3) --svg map.svg)";
+
+constexpr const char* kBudgetFooter = R"(
+The number is that of `whimbrel run` or of any process in it; the budget holds for each process of the run, also for those to come.
+Sizes as for run; `none` lifts a limit while the other one stays. Exit status 1: set, but not reached within the time.
+
+Examples:
+  whimbrel budget $(pidof -s python3)
+  whimbrel budget 4711 --ram 512M
+  whimbrel budget 4711 --ram none --total 2G)";
 
 // CLI11 does not know that the rest of the line is another program's.
 class RunHelp : public CLI::Formatter {
@@ -138,6 +148,16 @@ CommandLine parse_command_line(int argc, char** argv) {
       ->check(CLI::Range(0.1, 3600.0))
       ->capture_default_str();
   top->footer(kTopFooter);
+  CLI::App* budget = app.add_subcommand("budget", "Show or change the budget of a run under way");
+  budget->add_option("pid", out.budget.pid, "The run, or a process in it")->type_name("PID")->required();
+  budget->add_option("--ram", out.budget.ram, "Most memory that may be resident and uncompressed")->type_name("SIZE|none");
+  budget->add_option("--total", out.budget.total, "Most memory in all: resident, store and whimbrel's own")->type_name("SIZE|none");
+  budget->add_option("--wait", out.budget.wait, "How long to wait until the new budget is reached")
+      ->type_name("SECONDS")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
+  budget->add_flag("--json", out.budget.json, "Print JSON");
+  budget->footer(kBudgetFooter);
   CLI::App* replay = app.add_subcommand("replay", "Tell how a recorded run would have done with other budgets and policies");
   replay->add_option("events", out.replay.events, "File written by: whimbrel run --events")->type_name("EVENTS")->required();
   replay->add_option("--ram", out.replay.ram, "Budgets to try; without it, some around the recorded one")->type_name("SIZE[,SIZE...]")->delimiter(',');
@@ -187,6 +207,10 @@ CommandLine parse_command_line(int argc, char** argv) {
   } else if (top->parsed()) {
     out.what = CommandLine::What::kTop;
     out.top.interval_given = top->count("--interval") != 0;
+  } else if (budget->parsed()) {
+    out.what = CommandLine::What::kBudget;
+    out.budget.ram_given = budget->count("--ram") != 0;
+    out.budget.total_given = budget->count("--total") != 0;
   } else if (replay->parsed()) {
     out.what = CommandLine::What::kReplay;
   } else if (report->parsed()) {

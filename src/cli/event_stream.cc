@@ -108,8 +108,8 @@ void EventStream::start(const StatsFile& stats, const std::vector<std::string>& 
                    {"time_ns", now_ns()},
                    {"unix_time_ns", std::chrono::duration_cast<std::chrono::nanoseconds>(wall).count()},
                    {"pid", getpid()},
-                   {"ram_limit_bytes", header.ram_limit_bytes},
-                   {"total_limit_bytes", header.total_limit_bytes},
+                   {"ram_limit_bytes", header.ram_limit_bytes.load()},
+                   {"total_limit_bytes", header.total_limit_bytes.load()},
                    {"device", std::string(header.device.data())},
                    {"page_bytes", kPage},
                    {"command", command}}));

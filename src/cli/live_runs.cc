@@ -110,6 +110,7 @@ Sample sample_runs(const std::vector<std::string>& directories) {
       Result<StatsFile> file = StatsFile::open(entry.path().c_str());
       if (!file) continue;  // somebody else's, or of another version
       out.runs.push_back(read_run(pid, *file));
+      out.runs.back().path = entry.path();
       file->unmap();
     }
   }

@@ -29,6 +29,7 @@ struct ProcessSample {
 
 struct RunSample {
   int pid = 0;  // of `whimbrel run`
+  std::string path;  // of the statistics file
   std::uint64_t ram_limit_bytes = 0, total_limit_bytes = 0;
   std::string device;
   std::vector<ProcessSample> processes;  // living ones

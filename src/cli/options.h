@@ -38,6 +38,14 @@ struct TopOptions {
   bool interval_given = false;
 };
 
+struct BudgetOptions {
+  unsigned pid = 0;
+  std::string ram, total;
+  bool ram_given = false, total_given = false;
+  bool json = false;
+  double wait = 10;  // seconds, for the new budget to be reached
+};
+
 struct ReplayOptions {
   std::string events;                 // file
   std::vector<std::string> ram;       // sizes; empty: some around the recorded one
@@ -57,7 +65,7 @@ struct MapOptions {
 };
 
 struct CommandLine {
-  enum class What { kRun, kDoctor, kTop, kReplay, kReport, kMap, kDone } what = What::kDone;
+  enum class What { kRun, kDoctor, kTop, kReplay, kReport, kMap, kBudget, kDone } what = What::kDone;
   int status = 0;  // for kDone: help or an error has been printed
   RunOptions run;
   DoctorOptions doctor;
@@ -65,6 +73,7 @@ struct CommandLine {
   ReplayOptions replay;
   ReportOptions report;
   MapOptions map;
+  BudgetOptions budget;
 };
 
 [[nodiscard]] CommandLine parse_command_line(int argc, char** argv);
@@ -74,6 +83,7 @@ int doctor_command(const DoctorOptions& options);
 int top_command(const TopOptions& options);
 int replay_command(const ReplayOptions& options);
 int report_command(const ReportOptions& options);
+int budget_command(const BudgetOptions& options);
 int map_command(const MapOptions& options);
 
 // Prints "whimbrel: <problem>" and, when there is one, "  next: <advice>" to standard error; returns `status`.

@@ -12,6 +12,7 @@
 #include "cli/available_memory.h"
 #include "cli/engine_watch.h"
 #include "cli/event_stream.h"
+#include "cli/limits.h"
 #include "cli/live_stats.h"
 #include "cli/options.h"
 #include "cli/preload_library.h"
@@ -20,7 +21,6 @@
 #include "cli/summary.h"
 #include "cli/supervisor.h"
 #include "devices/device_spec.h"
-#include "devices/size_text.h"
 #include "runtime/settings.h"
 
 extern char** environ;
@@ -28,37 +28,14 @@ extern char** environ;
 namespace whimbrel::cli {
 namespace {
 
-// Less than this and the engine would spend its life making room for single pages.
-constexpr std::uint64_t kSmallestBudget = std::uint64_t{2} << 20;
-
-struct Limits {
-  std::uint64_t ram = 0;
-  std::uint64_t total = 0;
-};
-
-// 0, or the exit status of a complaint.
-int read_limit(const char* option, const std::string& text, bool given, std::uint64_t* out) {
-  if (!given) return 0;
-  const std::string what = std::string(option) + " " + (text.empty() ? "''" : text);
-  const std::optional<std::uint64_t> size = parse_size(text);
-  if (!size) {
-    return complain(kExitUsage, what + ": not a size", std::string("a number of bytes, or with K, M, G or T: ") + option + " 64M");
-  }
-  if (*size < kSmallestBudget) {
-    return complain(kExitUsage, what + ": too small, " + human_bytes(*size) + " is no room to work in",
-                    std::string("at least ") + option + " 2M");
-  }
-  *out = *size;
-  return 0;
-}
-
 int read_limits(const RunOptions& options, Limits* out) {
-  if (const int bad = read_limit("--ram", options.ram, options.ram_given, &out->ram)) return bad;
-  if (const int bad = read_limit("--total", options.total, options.total_given, &out->total)) return bad;
-  if (out->ram != 0 && out->total != 0 && out->total < out->ram) {
-    return complain(kExitUsage, "--total " + options.total + " is below --ram " + options.ram + ", which is a part of it",
-                    "make --total larger, or leave one of them out");
+  if (options.ram_given) {
+    if (const int bad = read_limit("--ram", options.ram, &out->ram)) return bad;
   }
+  if (options.total_given) {
+    if (const int bad = read_limit("--total", options.total, &out->total)) return bad;
+  }
+  if (const int bad = check_limits(*out)) return bad;
   if (out->ram == 0 && out->total == 0) {
     const std::uint64_t half = available_memory() / 2;
     out->ram = half > kSmallestBudget ? half : kSmallestBudget;
@@ -221,8 +198,10 @@ int run_command(const RunOptions& given) {
   StatsFile::Totals totals;
   live.file().totals(totals);
   summary.totals = &totals;
-  summary.ram_limit_bytes = limits.ram;
-  summary.total_limit_bytes = limits.total;
+  // As they are now: whimbrel budget may have changed them.
+  summary.ram_limit_bytes = live.file().layout().header.ram_limit_bytes;
+  summary.total_limit_bytes = live.file().layout().header.total_limit_bytes;
+  summary.budget_changes = live.file().layout().header.budget_changes;
   summary.device = options.device;
   summary.program = options.command.front();
   const std::string json = to_json(summary);

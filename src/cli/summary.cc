@@ -78,6 +78,7 @@ std::string describe(const Summary& s) {
   if (n.peak_total != 0) memory += fmt::format(", {} with store and engine", human_bytes(n.peak_total));
   if (s.total_limit_bytes != 0) memory += fmt::format(" (--total {})", human_bytes(s.total_limit_bytes));
   line("memory", memory);
+  if (s.budget_changes != 0) line("budget", fmt::format("changed {} while it ran", s.budget_changes == 1 ? "once" : count(s.budget_changes) + " times"));
   if (n.pages_out == 0) {
     line("moved", "nothing: the program stayed within its budget");
   } else {
@@ -109,6 +110,7 @@ std::string to_json(const Summary& s) {
   out["wall_ns"] = static_cast<std::uint64_t>(s.end.seconds * 1e9);
   out["ram_limit_bytes"] = s.ram_limit_bytes;
   out["total_limit_bytes"] = s.total_limit_bytes;
+  out["budget_changes"] = s.budget_changes;
   out["device"] = s.device;
   out["peak_resident_bytes"] = peak_resident(s);
   out["peak_total_bytes"] = n.peak_total;

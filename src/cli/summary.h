@@ -13,6 +13,7 @@ struct Summary {
   const StatsFile::Totals* totals = nullptr;  // never null when used
   std::uint64_t ram_limit_bytes = 0;
   std::uint64_t total_limit_bytes = 0;
+  std::uint32_t budget_changes = 0;  // while it ran
   std::string device;
   std::string program;
 };

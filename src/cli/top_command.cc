@@ -4,12 +4,14 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <string>
 
+#include "cli/limits.h"
 #include "cli/live_runs.h"
 #include "cli/options.h"
 #include "cli/top_text.h"
@@ -42,10 +44,10 @@ class Screen {
   Screen& operator=(const Screen&) = delete;
   [[nodiscard]] bool is_terminal() const { return is_terminal_; }
 
-  void show(const Sample& now, const Sample& before) const {
+  void show(const Sample& now, const Sample& before, int picked) const {
     winsize size{};
     if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0) size = {24, 80, 0, 0};
-    std::string text = top_table(now, before, size.ws_col, size.ws_row - 1);
+    std::string text = top_table(now, before, size.ws_col, size.ws_row - 1, picked);
     for (std::size_t at = 0; (at = text.find('\n', at)) != std::string::npos; at += 5)
       text.replace(at, 1, "\x1b[K\r\n");
     std::fputs(("\x1b[H" + text + "\x1b[J").c_str(), stdout);
@@ -57,14 +59,55 @@ class Screen {
   termios before_{};
 };
 
-// False: q, or a signal.
-bool sleep_or_key(double seconds, bool keys) {
+// Returns the key pressed meanwhile; 'q' also for a signal and the end of the input, 0: none.
+char sleep_or_key(double seconds, bool keys) {
   pollfd input{keys ? STDIN_FILENO : -1, POLLIN, 0};
   const int ready = poll(&input, 1, static_cast<int>(seconds * 1000));
-  if (g_stop != 0) return false;
+  if (g_stop != 0) return 'q';
   char key = 0;
-  if (ready <= 0 || (input.revents & (POLLIN | POLLHUP)) == 0) return true;
-  return read(STDIN_FILENO, &key, 1) == 1 && key != 'q' && key != 'Q';
+  if (ready <= 0 || (input.revents & (POLLIN | POLLHUP)) == 0) return 0;
+  return read(STDIN_FILENO, &key, 1) == 1 ? key : 'q';
+}
+
+// The run behind `picked`, in the order shown; the first one when that is not there any more.
+int next_run(const Sample& sample, int picked) {
+  for (const RunSample& run : sample.runs) {
+    if (run.pid > picked) return run.pid;
+  }
+  return sample.runs.empty() ? 0 : sample.runs.front().pid;
+}
+
+// Another budget for a run, by so many tenths of what it has.
+void change_budget(const Sample& sample, int picked, int tenths) {
+  for (const RunSample& run : sample.runs) {
+    if (run.pid != picked) continue;
+    Result<StatsFile> file = StatsFile::open(run.path.c_str());
+    if (!file) return;  // it has ended: the next look shows that
+    const auto changed = [tenths](std::uint64_t bytes) {
+      if (bytes == 0) return bytes;
+      const std::uint64_t step = bytes / 10;
+      return std::max(tenths < 0 ? bytes - step : bytes + step, kSmallestBudget);
+    };
+    file->set_limits(changed(run.ram_limit_bytes), changed(run.total_limit_bytes));
+    file->unmap();
+  }
+}
+
+// The screen, until it is left.
+void show_until_left(const std::vector<std::string>& directories, double interval) {
+  const Screen screen;
+  Sample before;
+  int picked = 0;
+  for (char key = 0; key != 'q' && key != 'Q';) {
+    Sample now = sample_runs(directories);
+    const bool there = std::any_of(now.runs.begin(), now.runs.end(), [picked](const RunSample& run) { return run.pid == picked; });
+    if (!there) picked = next_run(now, 0);
+    screen.show(now, before, picked);
+    key = sleep_or_key(interval, screen.is_terminal());
+    if (key == '\t') picked = next_run(now, picked);
+    if (key == '+' || key == '-') change_budget(now, picked, key == '+' ? 1 : -1);
+    before = std::move(now);
+  }
 }
 
 // Readers never see half a file.
@@ -101,23 +144,17 @@ int top_command(const TopOptions& options) {
       } else if (std::fputs(top_json(now).c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
         return 0;  // nobody reads any more
       }
-    } while (!options.once && sleep_or_key(options.interval, false));
+    } while (!options.once && sleep_or_key(options.interval, false) == 0);
     return 0;
   }
-  Sample before;
   if (options.once || isatty(STDOUT_FILENO) == 0) {
     // Two looks, so that there are rates.
-    before = sample_runs(directories);
+    const Sample before = sample_runs(directories);
     if (!before.runs.empty()) (void)sleep_or_key(options.interval_given ? options.interval : 0.25, false);
     std::fputs(top_table(sample_runs(directories), before, 0, 0).c_str(), stdout);
     return 0;
   }
-  const Screen screen;
-  do {
-    Sample now = sample_runs(directories);
-    screen.show(now, before);
-    before = std::move(now);
-  } while (sleep_or_key(options.interval, screen.is_terminal()));
+  show_until_left(directories, options.interval);
   return 0;
 }
 

@@ -68,12 +68,12 @@ std::string label(const std::string& text) {
 
 }  // namespace
 
-std::string top_table(const Sample& now, const Sample& before, int width, int height) {
+std::string top_table(const Sample& now, const Sample& before, int width, int height, int picked) {
   std::vector<std::string> lines;
   const double seconds = before.time_ns != 0 ? static_cast<double>(now.time_ns - before.time_ns) / 1e9 : 0;
   if (now.runs.empty()) lines.emplace_back("nothing runs under whimbrel; next: whimbrel run --ram 256M -- PROGRAM");
   for (const RunSample& run : now.runs) {
-    lines.push_back(fmt::format("run {}:{} --device {}", run.pid, budget(run), run.device));
+    lines.push_back(fmt::format("{}run {}:{} --device {}", run.pid == picked ? "> " : "", run.pid, budget(run), run.device));
     lines.push_back(fmt::format("{:>9} {:<15} {:<9} {:>10} {:>10} {:>10} {:>10} {:>8} {:>7} {:>7}", "PID", "PROGRAM",
                                 "MODE", "RESIDENT", "LIMIT", "AWAY", "STORE", "FAULTS/s", "WAIT", "P99"));
     std::vector<const ProcessSample*> order;

@@ -140,7 +140,6 @@ void Engine::background() noexcept {
 
 // Sleeps until the process has grown to half of its budget, then brings the engine up. False: it could not be done.
 bool Engine::wait_for_need() noexcept {
-  const std::uint64_t threshold = start_threshold();
   std::int64_t pause = asleep_ ? kFirstLookInChild : 0;
   for (;;) {
     const std::uint32_t seen = nudge_.value();
@@ -150,6 +149,8 @@ bool Engine::wait_for_need() noexcept {
       phase_.store(Phase::kOff, std::memory_order_release);
       return false;
     }
+    follow_budget();
+    const std::uint64_t threshold = start_threshold();
     const std::uint64_t used = now->anonymous_bytes;
     slot_->anonymous_bytes.store(used, std::memory_order_relaxed);
     if (slot_->pager.peak_resident_pages.load(std::memory_order_relaxed) < used / kPageSize) {
@@ -190,6 +191,7 @@ void Engine::work() noexcept {
   std::int64_t published = 0;
   for (;;) {
     const std::uint32_t seen = pager_->wake_event().value();
+    follow_budget();
     follow_identity();
     keep_off_the_faulter();
     look_for_growth();
@@ -212,11 +214,24 @@ void Engine::work() noexcept {
       pager_->wake_event().wait(seen, slice);
       if (pager_->wake_event().value() != seen) break;
       pause -= slice;
+      follow_budget();
       follow_identity();
       keep_off_the_faulter();
       look_for_growth();
     }
   }
+}
+
+// The run's budget may be changed from outside, also before this process has become what it is now.
+void Engine::follow_budget() noexcept {
+  if (!file_) return;
+  const StatsHeader& header = file_.layout().header;
+  const std::uint32_t changes = header.budget_changes.load(std::memory_order_acquire);
+  if (changes == budget_changes_) return;
+  budget_changes_ = changes;
+  settings_.ram_bytes = header.ram_limit_bytes.load(std::memory_order_relaxed);
+  settings_.total_bytes = header.total_limit_bytes.load(std::memory_order_relaxed);
+  if (pager_ != nullptr) pager_->set_limits(settings_.ram_bytes, settings_.total_bytes);
 }
 
 // A new or larger mapping: have it watched before much of it has been filled.

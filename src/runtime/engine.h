@@ -103,6 +103,7 @@ class Engine final : private Footprint {
   [[nodiscard]] bool wait_for_need() noexcept;
   void work() noexcept;
   void look_for_growth() noexcept;
+  void follow_budget() noexcept;
   void keep_off_the_faulter() noexcept;
   void publish() noexcept;
   void tell_notices() noexcept;
@@ -161,6 +162,7 @@ class Engine final : private Footprint {
   MemoryGauge gauge_;
   std::uint64_t mapped_ = 0;  // bytes of address space at the last look
   std::int64_t next_growth_look_ = 0;
+  std::uint32_t budget_changes_ = 0;  // of the run's budget that have been followed
   EngineThreads* threads_ = nullptr;
   int background_thread_ = -1, fault_thread_ = -1;  // numbers
 

@@ -101,6 +101,12 @@ void StatsFile::unmap() noexcept {
   layout_ = nullptr;
 }
 
+void StatsFile::set_limits(std::uint64_t ram_bytes, std::uint64_t total_bytes) const noexcept {
+  layout_->header.ram_limit_bytes.store(ram_bytes, kRelaxed);
+  layout_->header.total_limit_bytes.store(total_bytes, kRelaxed);
+  layout_->header.budget_changes.fetch_add(1, std::memory_order_release);
+}
+
 StatsSlot* StatsFile::claim(std::uint32_t pid, std::uint32_t parent_pid, std::int64_t now_ns) const noexcept {
   std::atomic<std::uint32_t>& next = layout_->header.next_slot;
   StatsSlot* slot = nullptr;

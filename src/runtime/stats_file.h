@@ -78,11 +78,13 @@ struct alignas(4096) StatsHeader {
   std::uint64_t magic;
   std::uint32_t version;
   std::uint32_t slots;
-  std::uint64_t ram_limit_bytes;    // 0: none
-  std::uint64_t total_limit_bytes;  // 0: none
+  Counter ram_limit_bytes;          // 0: none. Of each process, as are the totals
+  Counter total_limit_bytes;        // 0: none
   std::array<char, 128> device;     // zero-terminated specification
   std::atomic<std::uint32_t> next_slot;
   std::atomic<std::uint32_t> next_message;
+  std::atomic<std::uint32_t> budget_changes;  // of the two limits since the start; see set_limits()
+  std::uint32_t unused;
   Counter exited_processes;         // processes whose slots have been used again ...
   Counter exited_managed;           // ... how many of them had memory under management ...
   StorePeak exited_peak;            // ... and what they left: peaks are the highest, the rest is summed
@@ -118,6 +120,10 @@ class StatsFile {
   // Without a file: counters go to a page of this process and are lost with it.
   [[nodiscard]] explicit operator bool() const noexcept { return layout_ != nullptr; }
   [[nodiscard]] StatsLayout& layout() const noexcept { return *layout_; }
+
+  // Another budget for every process of the run, now and to come; 0: no limit of that kind. The engines look for it a few hundred
+  // times a second. Any process that may write the file.
+  void set_limits(std::uint64_t ram_bytes, std::uint64_t total_bytes) const noexcept;
 
   // A slot for this process. When all have been used, one of a dead process is folded into the header and used again;
   // null when every slot belongs to a living process.
