@@ -219,7 +219,7 @@ def main():
         failed += sum(not ok for _, ok in rows)
         if not arguments.plain:
             results.mkdir(parents=True, exist_ok=True)
-            (results / f"{workload.name}.json").write_text(json.dumps([cells for cells, _ in rows]))
+            (results / f"{workload.name}{'.total' if arguments.budgets.startswith('total') else ''}.json").write_text(json.dumps([cells for cells, _ in rows]))
     if ran == 0:
         return SKIPPED
     return 1 if failed else 0

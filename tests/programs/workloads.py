@@ -70,7 +70,7 @@ def _text(out, megabytes):
 
 # --- sort ---
 
-_SORT_MB = {"ci": 24, "full": 1024}
+_SORT_MB = {"ci": 20, "full": 1024}
 
 
 def _sort_prepare(data, scale):
@@ -271,7 +271,7 @@ my $n = shift;
 our %h;  # a lexical would be freed piece by piece at the end: a fault for each
 for my $i (1 .. $n) { $h{sprintf('%08x', ($i * 2654435761) % 4294967296)} = "value $i " . ($i % 101); }
 my ($sum, $checked) = (0, 0);
-for (my $i = 1; $i <= $n; $i += 4) {  # each look-up is a handful of faults
+for (my $i = 1; $i <= $n; $i += 10) {  # each look-up is a handful of faults
   my $v = $h{sprintf('%08x', ($i * 2654435761) % 4294967296)};
   die "wrong value for $i" if $v ne "value $i " . ($i % 101);
   $checked++;
@@ -360,7 +360,7 @@ def _forks_prepare(data, scale):
 
 # --- xz ---
 
-_XZ_MB = {"ci": 6, "full": 60}
+_XZ_MB = {"ci": 5, "full": 60}
 
 
 def _repeated_text(out, megabytes):
