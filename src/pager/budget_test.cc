@@ -42,13 +42,26 @@ TEST(Budget, ATotalThatCannotBeKeptSaysWhatWouldDo) {
                   .resident_pages = 100 * kMiB / kPageSize};
   const BudgetSplit split = split_budget(in);
   EXPECT_FALSE(split.fits);
-  EXPECT_EQ(split.limit_pages, kLeastResidentPages) << "never below a working minimum";
+  EXPECT_EQ(split.limit_pages, in.total_bytes / kPageSize / 8) << "room to work in, since it is exceeded anyway";
   EXPECT_EQ(split.would_do_bytes % kMiB, 0u);
   // That total, once reached, is really enough: everything but the residents stored at the same ratio.
   in.total_bytes = split.would_do_bytes;
   in.store_bytes += (100 * kMiB - kLeastResidentPages * kPageSize) / 2;
+  in.stored_pages += in.resident_pages - kLeastResidentPages;
+  in.resident_pages = kLeastResidentPages;
   EXPECT_TRUE(split_budget(in).fits);
   EXPECT_GT(split_budget(in).limit_pages, kLeastResidentPages);
+}
+
+TEST(Budget, WhatBarelyFitsIsHeldToTheLeast) {
+  // 100 MiB at 2:1 in 57 MiB: possible with hardly any residents, so that is what it comes to.
+  BudgetInputs in{.total_bytes = 57 * kMiB, .store_bytes = 48 * kMiB, .stored_pages = 96 * kMiB / kPageSize, .own_bytes = 4 * kMiB,
+                  .resident_pages = 4 * kMiB / kPageSize};
+  const BudgetSplit split = split_budget(in);
+  EXPECT_TRUE(split.fits);
+  EXPECT_EQ(split.limit_pages, 5 * kMiB / kPageSize);
+  in.total_bytes = 50 * kMiB;
+  EXPECT_FALSE(split_budget(in).fits);
 }
 
 TEST(Budget, TheReserveIsASmallShareWithinBounds) {
