@@ -275,6 +275,31 @@ void Adoption::apply_details(Region& region, const Mapping& mapping) noexcept {
   if (region.watched && kind == Eligibility::kManaged) advise_huge(region, mapping);
 }
 
+// The program may be growing the mapping by mremap(), which fails across two: so what there is now is asked for at the last
+// moment, and what it has grown by all the same is advised at once, which makes it one again.
+bool Adoption::advise_mapping(PageIndex first) noexcept {
+  Mmu& mmu = core_.space.mmu();
+  const auto begins_at = [&mmu](PageIndex at) {
+    const Result<Mapping> mapping = mmu.mapping_at_or_above(at);
+    return mapping && mapping->range.first == at && mapping->is_private_anonymous();
+  };
+  bool any = false;
+  for (int growths = 0; growths < 8; ++growths) {
+    const Result<Mapping> now = mmu.mapping_at_or_above(first);
+    if (!now || now->range.first != first || !now->is_private_anonymous()) break;
+    const PageIndex end = now->range.end();
+    const bool has_neighbour = begins_at(end);
+    if (const Result<void> advised = mmu.advise_huge(now->range); !advised) {
+      huge_refused_ = advised.error().code != Errc::kNotFound;
+      break;
+    }
+    any = true;
+    if (has_neighbour || !begins_at(end)) break;
+    first = end;
+  }
+  return any;
+}
+
 void Adoption::advise_huge(Region& region, const Mapping& mapping) noexcept {
   if (advice_is_inherited_ && region.takes_huge()) region.huge_by_us = true;
   if (!core_.config.huge_pages || huge_refused_ || mapping.has_any(Mapping::kHugeAdvised | Mapping::kNoHuge)) return;
@@ -283,10 +308,7 @@ void Adoption::advise_huge(Region& region, const Mapping& mapping) noexcept {
   const Region* below = next_.find(region.range.first - PageCount(1));
   const bool continues = below != nullptr && below->huge_by_us && ((below->flags ^ region.flags) & kAccess) == 0;
   if (region.range.count.raw() < kLeastUnits * kPagesPerHuge && !continues) return;
-  if (const Result<void> advised = core_.space.mmu().advise_huge(region.range); !advised) {
-    huge_refused_ = advised.error().code != Errc::kNotFound;
-    return;
-  }
+  if (!advise_mapping(region.range.first)) return;
   region.huge_by_us = true;
   region.flags |= Mapping::kHugeAdvised;
 }

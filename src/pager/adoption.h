@@ -44,6 +44,8 @@ class Adoption {
   void count_unseen(const Region& region) noexcept REQUIRES(mutex_);
   void verify(Verify what) noexcept REQUIRES(mutex_);
   void apply_details(Region& region, const Mapping& mapping) noexcept REQUIRES(mutex_);
+  // The whole mapping that begins there, as it is now.
+  bool advise_mapping(PageIndex first) noexcept REQUIRES(mutex_);
   // Asks for huge pages where there is room for a stream of them, so that the kernel lets units be moved in whole.
   void advise_huge(Region& region, const Mapping& mapping) noexcept REQUIRES(mutex_);
   [[nodiscard]] bool install() noexcept REQUIRES(mutex_);

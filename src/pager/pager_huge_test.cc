@@ -111,6 +111,31 @@ TEST(PagerHuge, SparseTouchesTakeNoHugePages) {
   live.stop();
 }
 
+// A mapping that is advised while it grows must not be cut in two: mremap() fails across two mappings.
+TEST(PagerHuge, AMappingThatGrowsWhileItIsAdvisedStaysOne) {
+  NEEDS_RAW_THREADS();
+  LivePager& live = LivePager::start(streaming());
+  ProgramMemory first(48 * kMiB, ProgramMemory::Huge::kUnsaid);  // over half the budget: watching begins
+  for (std::size_t i = 0; i < first.pages(); ++i) first.write(i, 1);
+  int failed = 0;
+  for (int round = 0; round < 12; ++round) {
+    std::size_t bytes = 12 * kMiB;
+    auto* at = static_cast<char*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    for (; bytes < 40 * kMiB; bytes += kMiB / 4) {
+      void* const now = mremap(at, bytes, bytes + kMiB / 4, MREMAP_MAYMOVE);
+      if (now == MAP_FAILED) {
+        ++failed;
+        break;
+      }
+      at = static_cast<char*>(now);
+      for (std::size_t i = 0; i < kMiB / 4; i += kPageSize) at[bytes + i] = 1;
+    }
+    munmap(at, bytes);
+  }
+  EXPECT_EQ(failed, 0) << "of 12 times";
+  live.stop();
+}
+
 TEST(PagerHuge, NoneWhereTheyAreNotWanted) {
   NEEDS_RAW_THREADS();
   LivePager& live = LivePager::start(streaming(false));
