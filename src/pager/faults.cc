@@ -116,7 +116,9 @@ FaultResult Pager::migrate_to_ram(FaultContext& fault) noexcept {
   bool whole = wants_unit(core, page, window);
   if (whole) {
     plan = plan_window(core, page, window.range);
-    whole = plan.pages == kPagesPerHuge && fetch.take_unit();
+    whole = plan.pages == kPagesPerHuge;
+    if (whole) core.make_room(plan.pages, *lane);
+    whole = whole && core.has_room(plan.pages) && fetch.take_unit();
   }
   if (!whole) plan = plan_window(core, page, small_part(window.range, page, window.backward));
   if (plan.pages == 0) return FaultResult::kDone;  // not away any more

@@ -35,9 +35,9 @@ HoleFill::Filled HoleFill::serve(PageIndex page, const Mapping& mapping) noexcep
   const bool streaming = window.sequential && page == unit.first && std::min(most, kPagesPerHuge) <= window.range.count.raw();
   if (mapping.range.contains(unit) && wants_huge(unit, streaming)) {
     core_.make_room(kPagesPerHuge, lane_);
-    filled = fill_huge(unit);
-    core_.hole_streams.brought(window, unit);
+    if (core_.has_room(kPagesPerHuge)) filled = fill_huge(unit);
     if (filled == unit.count) {
+      core_.hole_streams.brought(window, unit);
       core_.stats->huge_filled.fetch_add(1, std::memory_order_relaxed);
       return {unit, filled};
     }

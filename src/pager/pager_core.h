@@ -127,6 +127,7 @@ class PagerCore {
   void make_room(std::uint64_t pages, Lane& lane) noexcept;
   // Whether the limit leaves room for units of 2 MiB that somebody may only touch a part of.
   [[nodiscard]] bool has_room_for_huge() const noexcept { return limit() >= 16 * kPagesPerHuge; }
+  [[nodiscard]] bool has_room(std::uint64_t pages) const noexcept { return resident.value() + pages <= limit(); }
   // Has the kernel put one huge page under a fresh unit of frames. False: it has none to give, now.
   [[nodiscard]] bool make_huge(Pfn unit, Lane& lane) noexcept;
   // A fault of a program that touches pages here and there, and goes on on the processor of the fault thread. Its victims
