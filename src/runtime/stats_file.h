@@ -4,7 +4,7 @@
 // file and claims one slot; a forked child inherits the mapping and claims a slot of its own. Counters are stored
 // straight into the mapping, so they survive every kind of death, and reading them costs the program nothing.
 //
-// Layout (version 1, little endian, all offsets fixed):
+// Layout (version 4, little endian, all offsets fixed):
 //   0        StatsHeader          4096 bytes: identification, limits, what dead processes left behind
 //   4096     StatsMessage[256]    65536 bytes: ring of messages for people, written by anyone, read by `run`
 //   69632    StatsSlot[4096]      1024 bytes each; the second half is the pager's own statistics (pager/stats.h)
