@@ -22,6 +22,7 @@ _whimbrel() {
         '--json[print the summary as JSON]' \
         '--stats[also write the summary to this file]:file:_files' \
         '--events[write each move of pages to this file]:file:_files' \
+        '--sample-stacks=-[tell which places in the code wait for memory, by 1 in N faults]::N:(16 64 256)' \
         '--watchdog[seconds until a stuck engine is reported, 0 never]:seconds:(5 20 60 0)' \
         '--no-huge-pages[do not give streams 2 MiB pages]' \
         '(-q --quiet)'{-q,--quiet}'[print no summary]' \

@@ -26,7 +26,8 @@ Examples:
   whimbrel run --ram 256M -- sort -S 1G big.txt
   whimbrel run --total 1G --device lz4 -- python3 job.py
   whimbrel run --ram 64M --quiet --stats run.json -- redis-server
-  whimbrel run --ram 256M --events run.events -- python3 job.py)";
+  whimbrel run --ram 256M --events run.events -- python3 job.py
+  whimbrel run --ram 256M --sample-stacks -- ./simulation)";
 
 constexpr const char* kDoctorFooter = R"(
 Exit status: 0 everything works, 1 works with restrictions, 2 cannot be used.
@@ -108,6 +109,12 @@ void add_run(CLI::App& app, RunOptions& options) {
   app.add_option("--stats", options.stats, "Also write the summary, as JSON, to this file")->type_name("FILE");
   app.add_option("--events", options.events, "Write each move of pages, with its cause, to this file as it happens, as JSON lines")
       ->type_name("FILE");
+  app.add_option("--sample-stacks", options.sample_stacks,
+                 "Tell which places in the code wait for memory: look at the stack of 1 in N faults (64, without a number)")
+      ->type_name("[N]")
+      ->expected(0, 1)
+      ->default_str("64")
+      ->check(CLI::Range(1u, 1'000'000u));
   app.add_option("--watchdog", options.watchdog,
                  "Seconds after which an engine that is stuck in the program is reported (and ended, where nothing else is left); 0: never")
       ->type_name("SECONDS")

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "cli/summary.h"
 #include "report/process_mappings.h"
 
 namespace whimbrel::cli {
@@ -80,9 +81,10 @@ EventStream::~EventStream() {
   if (output_ >= 0) close(output_);
 }
 
-bool EventStream::open(const std::string& output, const std::string& stats_path, std::string* problem) {
-  output_ = ::open(output.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (output_ < 0) {
+bool EventStream::open(const std::string& output, const std::string& stats_path, stacks::FaultStacks* stacks, std::string* problem) {
+  stacks_ = stacks;
+  if (!output.empty()) output_ = ::open(output.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (!output.empty() && output_ < 0) {
     *problem = "--events " + output + ": " + std::strerror(errno);
     return false;
   }
@@ -130,6 +132,8 @@ void EventStream::run() {
     hold.unlock();
     const bool any = take_all(false);
     pause = any ? kShortestPauseMs : std::min(pause * 2, kLongestPauseMs);
+    note_budget();
+    if (stacks_ != nullptr) stacks_->look(now_ns(), false);
     if (next_sample_ <= static_cast<std::int64_t>(now_ns())) {
       next_sample_ = static_cast<std::int64_t>(now_ns()) + kSamplePause;
       look_for_the_dead();
@@ -140,7 +144,7 @@ void EventStream::run() {
   }
 }
 
-bool EventStream::finish(const ProgramEnd& end, std::string* problem) {
+bool EventStream::finish(const ProgramEnd& end, stacks::StackTotals* places, std::string* problem) {
   if (!file_) return true;
   {
     const std::lock_guard hold(mutex_);
@@ -150,6 +154,14 @@ bool EventStream::finish(const ProgramEnd& end, std::string* problem) {
   if (thread_.joinable()) thread_.join();
   sample();  // the last state of those that still have one
   (void)take_all(true);
+  note_budget();
+  if (stacks_ != nullptr) {
+    stacks_->look(now_ns(), true);
+    *places = stacks_->totals();
+    Json line{{"event", "stacks"}, {"time_ns", now_ns()}};
+    line.update(stacks_json(*places));
+    put_text(dumped(line));
+  }
   put_text(dumped({{"event", "end"},
                    {"time_ns", now_ns()},
                    {"exit_status", end.signal != 0 ? 128 + end.signal : end.exit_status},
@@ -164,7 +176,7 @@ bool EventStream::finish(const ProgramEnd& end, std::string* problem) {
   sigaction(SIGPIPE, &before, nullptr);
   unlink(path_.c_str());
   path_.clear();
-  if (close(output_) != 0 && write_error_ == 0) write_error_ = errno;
+  if (output_ >= 0 && close(output_) != 0 && write_error_ == 0) write_error_ = errno;
   output_ = -1;
   if (write_error_ == 0) return true;
   *problem = std::string("the event stream is incomplete: ") + std::strerror(write_error_);
@@ -225,8 +237,30 @@ void EventStream::take(EventRing& ring, Owner& owner, bool last) {
 void EventStream::write_taken() {
   // Threads and processes interleave; what one pass took is in order afterwards.
   std::stable_sort(taken_.begin(), taken_.end(), [](const Taken& a, const Taken& b) { return a.time_ns < b.time_ns; });
-  for (const Taken& taken : taken_) put_line(taken);
+  if (stacks_ != nullptr) tell_stacks();
+  if (output_ >= 0) {
+    for (const Taken& taken : taken_) put_line(taken);
+  }
   events_ += taken_.size();
+}
+
+void EventStream::tell_stacks() {
+  for (const Taken& t : taken_) {
+    if (t.kind != EventKind::kMove || t.cause != MoveCause::kFault || t.to != Place::kRam) continue;
+    stacks_->served(t.pid, t.first_page, t.pages, t.time_ns, t.detail, t.from == Place::kNone);
+  }
+}
+
+// Somebody has changed the run's budget (whimbrel budget, or a key in whimbrel top).
+void EventStream::note_budget() {
+  const StatsHeader& header = stats_.layout().header;
+  const std::uint32_t changes = header.budget_changes.load(std::memory_order_acquire);
+  if (changes == budget_changes_) return;
+  budget_changes_ = changes;
+  put_text(dumped({{"event", "budget"},
+                   {"time_ns", now_ns()},
+                   {"ram_limit_bytes", header.ram_limit_bytes.load()},
+                   {"total_limit_bytes", header.total_limit_bytes.load()}}));
 }
 
 void EventStream::put_line(const Taken& taken) {
@@ -280,6 +314,7 @@ void EventStream::look_for_the_dead() {
 // ---- state ---------------------------------------------------------------------------------------------------------
 
 void EventStream::sample() {
+  if (output_ < 0) return;
   const StatsLayout& layout = stats_.layout();
   const std::uint32_t used = std::min<std::uint32_t>(layout.header.next_slot, static_cast<std::uint32_t>(kStatsSlots));
   const bool mappings = next_mappings_ <= static_cast<std::int64_t>(now_ns());
@@ -341,7 +376,7 @@ void EventStream::sample_mappings(std::uint32_t pid) {
 
 void EventStream::flush() {
   const char* at = buffer_.data();
-  std::size_t left = write_error_ == 0 ? buffer_.size() : 0;
+  std::size_t left = write_error_ == 0 && output_ >= 0 ? buffer_.size() : 0;
   while (left != 0) {
     const ssize_t done = write(output_, at, left);
     if (done < 0 && errno == EINTR) continue;

@@ -18,6 +18,7 @@
 #include "cli/supervisor.h"
 #include "runtime/event_file.h"
 #include "runtime/stats_file.h"
+#include "stacks/fault_stacks.h"
 
 namespace whimbrel::cli {
 
@@ -28,16 +29,17 @@ class EventStream {
   EventStream(const EventStream&) = delete;
   EventStream& operator=(const EventStream&) = delete;
 
-  // Opens the output and creates the event file beside the statistics file. False: `problem` says why. Without this the
-  // other calls do nothing.
-  [[nodiscard]] bool open(const std::string& output, const std::string& stats_path, std::string* problem);
+  // Opens the output (empty: nothing is written) and creates the event file beside the statistics file. False: `problem` says
+  // why. Without this the other calls do nothing. `stacks`: is told of all faults, and looked after; may be null.
+  [[nodiscard]] bool open(const std::string& output, const std::string& stats_path, stacks::FaultStacks* stacks, std::string* problem);
   // Of the event file; empty: none.
   [[nodiscard]] const std::string& path() const { return path_; }
 
   // Writes the first line and starts the thread. `stats` stays mapped until finish().
   void start(const StatsFile& stats, const std::vector<std::string>& command);
-  // The program has ended: takes what is left and writes the last line. False: not everything could be written.
-  [[nodiscard]] bool finish(const ProgramEnd& end, std::string* problem);
+  // The program has ended: takes what is left and writes the last line. False: not everything could be written. `places` (with
+  // stacks) receives what has been found out.
+  [[nodiscard]] bool finish(const ProgramEnd& end, stacks::StackTotals* places, std::string* problem);
 
  private:
   // What is known of the process that has a ring.
@@ -64,17 +66,20 @@ class EventStream {
   void write_taken();
   void tell_lost(std::uint32_t pid, std::uint64_t count);
   void look_for_the_dead();
+  void tell_stacks();
+  void note_budget();
   void sample();
   void sample_mappings(std::uint32_t pid);
   void put_line(const Taken& taken);
   void put_text(const std::string& line) { buffer_ += line; buffer_ += '\n'; }
   void flush();
 
-  int output_ = -1;
+  int output_ = -1;  // -1: nothing is written
   int write_error_ = 0;
   std::string path_;
   EventFile file_;
   StatsFile stats_;
+  stacks::FaultStacks* stacks_ = nullptr;
   std::thread thread_;
   std::mutex mutex_;
   std::condition_variable stop_;
@@ -84,6 +89,7 @@ class EventStream {
   std::array<Owner, kEventRings> owners_{};
   std::vector<Taken> taken_;
   std::string buffer_;
+  std::uint32_t budget_changes_ = 0;  // told of
   std::uint64_t events_ = 0, lost_ = 0, lost_without_ring_ = 0;
   std::unordered_map<std::uint32_t, std::size_t> mappings_;  // of a process: hash of what has been said
   std::unordered_set<std::uint32_t> sampled_last_;           // slots of the dead

@@ -22,6 +22,7 @@ struct RunOptions {
   unsigned watchdog = 20;             // seconds; 0: off
   std::string stats;                  // file for the summary as JSON; empty: none
   std::string events;                 // file for the event stream; empty: none
+  unsigned sample_stacks = 0;         // look at the stack of 1 in so many faults; 0: of none
   std::vector<std::string> command;   // the program and its arguments
 };
 

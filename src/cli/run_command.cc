@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 
 #include "cli/available_memory.h"
 #include "cli/engine_watch.h"
@@ -175,13 +176,23 @@ int run_command(const RunOptions& given) {
   if (!live.create({limits.ram, limits.total, options.device.c_str()}, &problem)) {
     return complain(kExitCannotRun, problem, "set XDG_RUNTIME_DIR to a directory of yours");
   }
+  std::optional<stacks::FaultStacks> stacks;
+  if (options.sample_stacks != 0) {
+    if (!stacks::PerfStream::permitted(&problem, &advice)) return complain(kExitCannotRun, problem, advice);
+    stacks.emplace(options.sample_stacks);
+  }
   EventStream events;
-  if (!options.events.empty() && !events.open(options.events, live.path(), &problem)) {
+  const bool recorded = !options.events.empty() || stacks;
+  if (recorded && !events.open(options.events, live.path(), stacks ? &*stacks : nullptr, &problem)) {
     return complain(kExitUsage, problem, "name a file that can be written");
   }
 
-  const Launch launch{program.path, options.command,
-                      environment_for(library, limits, options, live.path(), events.path()), true};
+  Launch launch{program.path, options.command, environment_for(library, limits, options, live.path(), events.path()), true, {}};
+  if (stacks) {
+    launch.before_start = [&stacks](pid_t child) {
+      if (!stacks->open(child)) complain(0, std::string("no stacks are looked at: performance events: ") + std::strerror(errno));
+    };
+  }
   events.start(live.file(), options.command);
   Summary summary;
   EngineWatch watch(live.file().layout(), live.path(), std::chrono::seconds(options.watchdog));
@@ -194,7 +205,9 @@ int run_command(const RunOptions& given) {
                     program.path + ": " + std::strerror(summary.end.start_error), "run it without whimbrel to see whether it starts");
   }
   live.print_messages();
-  if (!events.finish(summary.end, &problem)) complain(0, problem);
+  stacks::StackTotals places;
+  if (!events.finish(summary.end, &places, &problem)) complain(0, problem);
+  if (stacks) summary.stacks = &places;
   StatsFile::Totals totals;
   live.file().totals(totals);
   summary.totals = &totals;

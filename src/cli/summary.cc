@@ -45,7 +45,35 @@ std::string count(std::uint64_t n) {
   return digits;
 }
 
+std::string describe_places(const stacks::StackTotals& t) {
+  constexpr std::size_t kMost = 10, kMostCallers = 3;
+  if (t.samples + t.first_touches == 0) return fmt::format("  {:<14} none of the sampled faults (1 in {}) was for memory that was away\n", "places", t.period);
+  std::string out = fmt::format("  {:<14} of {} sampled faults (1 in {}), where the program waits for memory that was away:\n", "places", count(t.samples), t.period);
+  std::size_t shown = 0;
+  for (const stacks::PlaceTotals& place : t.places) {
+    if (shown++ == kMost || place.samples == 0) break;
+    out += fmt::format("    {:>5.1f} %  {}{}{}\n", 100.0 * static_cast<double>(place.samples) / static_cast<double>(t.samples), place.place,
+                       place.inside.empty() ? "" : ", in ", place.inside);
+    std::string callers;
+    for (std::size_t i = 0; i < place.callers.size() && i < kMostCallers; ++i) callers += " < " + place.callers[i];
+    if (!callers.empty()) out += fmt::format("            {}\n", callers);
+  }
+  if (t.skipped != 0) out += fmt::format("    {} more were counted without their place, to save time; a larger N looks at fewer\n", count(t.skipped));
+  if (t.lost != 0) out += fmt::format("    {} more were lost; a larger N looks at fewer\n", count(t.lost));
+  return out;
+}
+
 }  // namespace
+
+nlohmann::ordered_json stacks_json(const stacks::StackTotals& t) {
+  nlohmann::ordered_json out{{"period", t.period},   {"samples", t.samples}, {"first_touches", t.first_touches},   {"ordinary", t.ordinary},
+                             {"skipped", t.skipped}, {"lost", t.lost},       {"with_system_calls", t.system_calls}};
+  auto& places = out["places"] = nlohmann::ordered_json::array();
+  for (const stacks::PlaceTotals& p : t.places) {
+    places.push_back({{"place", p.place}, {"inside", p.inside}, {"samples", p.samples}, {"first_touches", p.first_touches}, {"wait_ns", p.wait_ns}, {"callers", p.callers}});
+  }
+  return out;
+}
 
 std::string human_bytes(std::uint64_t bytes) {
   static constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
@@ -91,6 +119,7 @@ std::string describe(const Summary& s) {
     if (n.faults != 0) waits += fmt::format(", {} of them for memory that was away", count(n.faults));
     line("waited", waits);
   }
+  if (s.stacks != nullptr && n.pages_out != 0) out += describe_places(*s.stacks);
   if (t.processes > 1) line("processes", fmt::format("{}, of which {} had memory managed", count(t.processes), count(t.managed)));
   if (n.errors != 0) line("device errors", count(n.errors));
   if (const std::uint64_t enough = t.pager.total_would_do; enough != 0) {
@@ -136,6 +165,7 @@ std::string to_json(const Summary& s) {
   out["managed_processes"] = t.managed;
   // Bucket n: waits of 2^n to 2^(n+1) nanoseconds.
   for (const auto& bucket : t.pager.wait_histogram) out["wait_histogram"].push_back(bucket.load());
+  if (s.stacks != nullptr) out["stacks"] = stacks_json(*s.stacks);
   // Names may hold bytes that are not UTF-8; a summary must come out anyway.
   return out.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }

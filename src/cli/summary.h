@@ -1,10 +1,12 @@
 // The end of a run in words and in JSON.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "cli/supervisor.h"
 #include "runtime/stats_file.h"
+#include "stacks/fault_stacks.h"
 
 namespace whimbrel::cli {
 
@@ -16,12 +18,16 @@ struct Summary {
   std::uint32_t budget_changes = 0;  // while it ran
   std::string device;
   std::string program;
+  const stacks::StackTotals* stacks = nullptr;  // null: not asked for
 };
 
 // A few lines for people, ending with a newline.
 [[nodiscard]] std::string describe(const Summary& summary);
 // One line, ending with a newline. Numbers are bytes, pages of 4096 bytes and nanoseconds, as the names say.
 [[nodiscard]] std::string to_json(const Summary& summary);
+
+// What was found out about places in the code, as in the summary and in the event stream.
+[[nodiscard]] nlohmann::ordered_json stacks_json(const stacks::StackTotals& totals);
 
 // "1.5 GiB", "12 KiB", "0 B".
 [[nodiscard]] std::string human_bytes(std::uint64_t bytes);

@@ -33,7 +33,10 @@ sigset_t forwarded_signals() {
   return set;
 }
 
-[[noreturn]] void become_program(const Launch& launch, const sigset_t& mask, int report, pid_t parent) {
+[[noreturn]] void become_program(const Launch& launch, const sigset_t& mask, int report, int go, pid_t parent) {
+  char word;
+  while (go >= 0 && read(go, &word, 1) < 0 && errno == EINTR) {
+  }
   // The caller's mask and a whimbrel that dies by SIGKILL: the program would go on without anybody to answer for it.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() == parent) {
@@ -114,11 +117,22 @@ ProgramEnd run_program(const Launch& launch, const std::function<void()>& idle) 
     end.start_error = errno;
     return end;
   }
+  int go[2] = {-1, -1};
+  if (launch.before_start && pipe2(go, O_CLOEXEC) != 0) {
+    end.start_error = errno;
+    return end;
+  }
   const pid_t parent = getpid();
   const pid_t child = fork();
   if (child == 0) {
     if (old_child.sa_handler == SIG_IGN) sigaction(SIGCHLD, &old_child, nullptr);
-    become_program(launch, old_mask, report[1], parent);
+    if (go[1] >= 0) close(go[1]);
+    become_program(launch, old_mask, report[1], go[0], parent);
+  }
+  if (go[0] >= 0) {
+    close(go[0]);
+    if (child > 0) launch.before_start(child);
+    close(go[1]);  // which is the word
   }
   close(report[1]);
   if (launch.give_away_streams && child > 0) give_away_streams();

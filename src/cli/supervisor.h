@@ -26,6 +26,8 @@ struct Launch {
   // Nobody but the program holds its standard input and output: whoever is at the other end sees what the program does
   // with them. This process has /dev/null there from then on.
   bool give_away_streams = false;
+  // Called with the program's process when it exists and before it becomes the program; it waits for that. May be empty.
+  std::function<void(pid_t)> before_start = {};
 };
 
 // Runs to the program's end. `idle` is called a few times a second. Not to be called twice at the same time: it owns the

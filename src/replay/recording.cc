@@ -156,6 +156,19 @@ void read_other(const Json& line, Recording* out) {
     out->exit_status = line.at("exit_status");
     return;
   }
+  if (kind == "budget") {
+    out->budget_changes.push_back({event.time_ns, line.at("ram_limit_bytes"), line.at("total_limit_bytes")});
+    return;
+  }
+  if (kind == "stacks") {
+    out->place_samples = line.at("samples");
+    out->places.clear();
+    for (const Json& one : line.at("places")) {
+      out->places.push_back({one.at("place"), one.at("inside"), one.at("callers").get<std::vector<std::string>>(), one.at("samples"),
+                             one.at("first_touches"), one.at("wait_ns")});
+    }
+    return;
+  }
   if (kind == "process") {
     event.what = What::kProcess;
     event.detail = out->processes.size();

@@ -45,11 +45,25 @@ struct Mapping {
   std::string name;
 };
 
+// A place in the program's code, by the faults that were sampled (`run --sample-stacks`).
+struct CodePlace {
+  std::string place, inside;
+  std::vector<std::string> callers;
+  std::uint64_t samples = 0, first_touches = 0, wait_ns = 0;
+};
+
+struct BudgetChange {
+  std::uint64_t time_ns = 0, ram_limit_bytes = 0, total_limit_bytes = 0;
+};
+
 struct Recording {
   std::vector<Event> events;
   std::vector<Process> processes;  // in the order of their events; one process number may stand for several programs
   std::vector<Sample> samples;
   std::vector<std::vector<Mapping>> mappings;
+  std::vector<BudgetChange> budget_changes;  // while it ran
+  std::vector<CodePlace> places;             // most samples first
+  std::uint64_t place_samples = 0;           // of all places
   std::vector<std::string> command;
   std::string device;
   std::uint64_t ram_limit_bytes = 0, total_limit_bytes = 0;

@@ -80,6 +80,11 @@ std::vector<Finding> diagnose(const Recording& recording, const replay::Simulato
                              percent(waited), static_cast<double>(recording.wait_ns) / 1e9, recording.seconds, recording.faults,
                              n.faults == 0 ? 0.0 : static_cast<double>(n.fault_ns) / static_cast<double>(n.faults) / 1e3), ""});
   advise_budget(recording, simulator, waited, &out);
+  if (!recording.places.empty() && recording.places.front().samples != 0) {
+    const replay::CodePlace& first = recording.places.front();
+    out.push_back({fmt::format("{} of the sampled touches of memory that was away come from {}{}.", percent(share(first.samples, recording.place_samples)), first.place,
+                               first.inside.empty() ? "" : " (in " + first.inside + ")"), ""});
+  }
   if (share(n.came_soon, n.came_home) > 0.3) {
     out.push_back({fmt::format("{} of the pages that were touched had left less than a second before: what the program works on at a time is larger than the budget.",
                                percent(share(n.came_soon, n.came_home))), "More memory helps, or a program that works on smaller parts."});

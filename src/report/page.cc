@@ -19,6 +19,7 @@ using replay::What;
 
 constexpr std::size_t kPoints = 240;
 constexpr std::size_t kMapFrames = 60;
+constexpr std::size_t kMostPlaces = 20;
 
 double ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }
 
@@ -154,6 +155,16 @@ std::string report_page(const Recording& recording) {
   data["timeline"] = timeline(recording);
   data["causes"] = causes(recording);
   data["budgets"] = budgets(recording, simulator);
+  data["budget_changes"] = Json::array();
+  for (const replay::BudgetChange& b : recording.budget_changes) {
+    data["budget_changes"].push_back({{"t", static_cast<double>(b.time_ns - recording.started_ns) / 1e9}, {"ram", b.ram_limit_bytes}, {"total", b.total_limit_bytes}});
+  }
+  data["place_samples"] = recording.place_samples;
+  data["places"] = Json::array();
+  for (const replay::CodePlace& p : recording.places) {
+    if (data["places"].size() == kMostPlaces) break;
+    data["places"].push_back({{"place", p.place}, {"inside", p.inside}, {"callers", p.callers}, {"samples", p.samples}, {"first_touches", p.first_touches}, {"wait_ns", p.wait_ns}});
+  }
   data["hottest"] = Json::array();
   MemoryMap map;
   std::string problem;

@@ -12,6 +12,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 WHIMBREL = None
@@ -133,6 +134,31 @@ class Events(unittest.TestCase):
         mappings = [m for line in self.of("mappings") if line["pid"] == self.pid for m in line["mappings"]]
         self.assertTrue(any(start <= self.address < start + length for start, length, _ in mappings))
         self.assertTrue(any(name == "[heap]" for _, _, name in mappings))
+
+
+class BudgetChanges(unittest.TestCase):
+    def test_another_budget_is_told_of(self):
+        with tempfile.TemporaryDirectory(prefix="whimbrel-events-") as directory:
+            events = pathlib.Path(directory) / "events"
+            work = "import sys\ndata = bytearray(b'x' * (24 << 20))\nprint('ready', flush=True)\nsys.stdin.read()"
+            run = subprocess.Popen([WHIMBREL, "run", "--ram", "16M", "--quiet", "--events", events, "--", "/usr/bin/python3", "-c", work],
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self.assertEqual(run.stdout.readline(), "ready\n")
+            subprocess.run([WHIMBREL, "budget", str(run.pid), "--ram", "12M", "--total", "1G"], check=True, timeout=60, stdout=subprocess.DEVNULL)
+            # The stream looks every few milliseconds; a page of it tells that it has seen the first change.
+            while '"event":"budget"' not in events.read_text():
+                self.assertIsNone(run.poll())
+                time.sleep(0.05)
+            subprocess.run([WHIMBREL, "budget", str(run.pid), "--ram", "32M", "--total", "none"], check=True, timeout=60, stdout=subprocess.DEVNULL)
+            run.stdin.close()
+            run.stdout.close()
+            self.assertEqual(run.wait(timeout=60), 0)
+            lines = [json.loads(line) for line in events.read_text().splitlines()]
+            changes = [(line["ram_limit_bytes"], line["total_limit_bytes"]) for line in lines if line["event"] == "budget"]
+            self.assertEqual(changes, [(12 << 20, 1 << 30), (32 << 20, 0)])
+            subprocess.run([WHIMBREL, "replay", events], check=True, timeout=60, stdout=subprocess.DEVNULL)
+            subprocess.run([WHIMBREL, "report", events, "-o", directory + "/report.html"], check=True, timeout=60, stdout=subprocess.DEVNULL)
+            self.assertIn('"budget_changes":[{"t":', pathlib.Path(directory, "report.html").read_text())
 
 
 class Trouble(unittest.TestCase):

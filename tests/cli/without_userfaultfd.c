@@ -2,6 +2,7 @@
 //
 //   all            no userfaultfd at all: neither the system call nor the one through /dev/userfaultfd
 //   missing        the same, as a kernel built without it answers (ENOSYS)
+//   no-perf-events only perf_event_open is refused, as in containers
 //   kernel-faults  only descriptors for faults of user code are granted, as to an ordinary user
 
 #define _GNU_SOURCE
@@ -37,6 +38,11 @@ static int refuse_all(unsigned error) {
   return install(code, sizeof code / sizeof code[0]);
 }
 
+static int refuse_perf_events(void) {
+  struct sock_filter code[] = {LOAD(nr), IF_NOT(SYS_perf_event_open, 1), ANSWER(EPERM), ALLOW};
+  return install(code, sizeof code / sizeof code[0]);
+}
+
 static int refuse_kernel_faults(void) {
   struct sock_filter code[] = {
       LOAD(nr),
@@ -56,7 +62,7 @@ static int refuse_kernel_faults(void) {
 
 int main(int argc, char** argv) {
   if (argc < 3) {
-    fprintf(stderr, "usage: without-userfaultfd all|missing|kernel-faults COMMAND ARGS...\n");
+    fprintf(stderr, "usage: without-userfaultfd all|missing|no-perf-events|kernel-faults COMMAND ARGS...\n");
     return 2;
   }
   int result = -1;
@@ -64,6 +70,8 @@ int main(int argc, char** argv) {
     result = refuse_all(EPERM);
   } else if (strcmp(argv[1], "missing") == 0) {
     result = refuse_all(ENOSYS);
+  } else if (strcmp(argv[1], "no-perf-events") == 0) {
+    result = refuse_perf_events();
   } else if (strcmp(argv[1], "kernel-faults") == 0) {
     result = refuse_kernel_faults();
   } else {
