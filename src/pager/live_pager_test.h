@@ -25,6 +25,7 @@
 #include "linux/clock.h"
 #include "linux/raw_engine_threads.h"
 #include "linux/reservation.h"
+#include "linux/sys.h"
 #include "linux/userfault_mmu.h"
 #include "pager/pager.h"
 #include "port/wake_placement.h"
@@ -46,6 +47,7 @@ class FaultyDevice final : public Device {
   void release(DeviceSlot first, std::uint32_t pages) noexcept override { device_.release(first, pages); }
   void submit(DeviceBatch& batch) noexcept override {
     for (DeviceOp& op : batch.ops) {
+      if (op.kind == DeviceOp::Kind::kLoad) note_loader();
       const bool bad = op.kind == DeviceOp::Kind::kStore ? fail_stores.load() : fail_loads.load();
       if (bad) {
         op.result = fail(Errc::kDeviceIo, 5, "made to fail");
@@ -62,10 +64,18 @@ class FaultyDevice final : public Device {
   void after_fork_in_parent() noexcept override { device_.after_fork_in_parent(); }
   void after_fork_in_child() noexcept override { device_.after_fork_in_child(); }
 
+  std::atomic<std::uint64_t> loads_by_others{0};  // than the thread that was the first to load anything
   std::atomic<bool> fail_loads{false};
   std::atomic<bool> fail_stores{false};
 
  private:
+  void note_loader() noexcept {
+    const auto self = static_cast<std::uint32_t>(sys::gettid());
+    std::uint32_t nobody = 0;
+    if (first_loader_.compare_exchange_strong(nobody, self) || nobody == self) return;
+    loads_by_others.fetch_add(1);
+  }
+  std::atomic<std::uint32_t> first_loader_{0};
   Device& device_;
 };
 
