@@ -1,11 +1,12 @@
 #!/usr/bin/python3
-"""What recording events costs: the same faulting program with and without --events, in turns, in one run.
+"""What looking costs: the same faulting program with nobody looking, with --events, with --sample-stacks, and with `whimbrel top`
+reading its statistics ten times a second; in turns, in one run.
 
   bench/events_overhead.py [--build DIR] [--rounds N] [--baseline DIR]
 
-Prints the median time of each side and, for each pattern, the median of the rounds' ratios; "cpu, all" is processor time of program,
-engine and `whimbrel run` together, which a busy machine distorts less. --baseline: another build, whose runs
-without events are a third side (what the hooks cost that are switched off).
+Prints the median time of each side and, for each pattern, the median of the rounds' ratios to the side "off"; "cpu, all" is processor
+time of program, engine and `whimbrel run` together, which a busy machine distorts less. --baseline: another build, whose runs with
+nobody looking are a side of their own (what the hooks cost that are switched off).
 """
 
 import argparse
@@ -19,10 +20,8 @@ import tempfile
 PATTERNS = ("randread", "randwrite", "seqread")
 
 
-def run(build, events, patterns, size, ram):
-    command = [build / "bin/whimbrel", "run", "--ram", ram, "--device", "lz4", "--quiet"]
-    if events:
-        command += ["--events", events]
+def run(build, options, patterns, size, ram):
+    command = [build / "bin/whimbrel", "run", "--ram", ram, "--device", "lz4", "--quiet", *options]
     command += ["--", build / "bin/bench_workload", "--size", size, "--no-verify", "--random-scale", "4", "--patterns", "fill," + ",".join(patterns)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     out = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True).stdout
@@ -45,27 +44,29 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="whimbrel-overhead-") as directory:
         events = pathlib.Path(directory) / "events"
-        sides = {"off": (options.build, None), "on": (options.build, events)}
+        sides = {"off": (options.build, ()), "events": (options.build, ("--events", events)),
+                 "stacks": (options.build, ("--sample-stacks",)), "top": (options.build, ())}
         if options.baseline:
-            sides["baseline"] = (options.baseline, None)
+            sides["baseline"] = (options.baseline, ())
         times = {side: {pattern: [] for pattern in (*PATTERNS, "cpu, all")} for side in sides}
         for number in range(options.rounds):
             names = list(sides) if number % 2 == 0 else list(sides)[::-1]
             for side in names:
+                top = None
+                if side == "top":
+                    top = subprocess.Popen([options.build / "bin/whimbrel", "top", "--json", "--interval", "0.1"], stdout=subprocess.DEVNULL)
                 for pattern, seconds in run(*sides[side], PATTERNS, options.size, options.ram).items():
                     times[side][pattern].append(seconds)
+                if top:
+                    top.terminate()
+                    top.wait()
         last = json.loads(events.read_text().splitlines()[-1])
     for pattern in (*PATTERNS, "cpu, all"):
-        line = [f"{pattern:<10}"]
-        for side in sides:
-            line.append(f"{side} {statistics.median(times[side][pattern]):.3f} s")
+        print(f"{pattern}: off {statistics.median(times['off'][pattern]):.3f} s")
         for side in sides:
             if side != "off":
-                ratios = [a / b for a, b in zip(times["off" if side == "baseline" else side][pattern],
-                                                times["baseline" if side == "baseline" else "off"][pattern])]
-                name = "off / baseline" if side == "baseline" else "on / off"
-                line.append(f"{name} {statistics.median(ratios):.4f} (of {min(ratios):.3f} to {max(ratios):.3f})")
-        print("  ".join(line))
+                ratios = [a / b for a, b in zip(times[side][pattern], times["off"][pattern])]
+                print(f"  {side:<9} {statistics.median(times[side][pattern]):.3f} s, ratio {statistics.median(ratios):.4f} (of {min(ratios):.3f} to {max(ratios):.3f})")
     print(f"events in the last run: {last['events']}, lost: {last['lost']}")
 
 
