@@ -33,6 +33,9 @@
 
 namespace whimbrel::live {
 
+#define NEEDS_RAW_THREADS() \
+  if (!kRawThreadsUsable) GTEST_SKIP() << "engine threads unknown to libc cannot run under this sanitizer"
+
 inline constexpr std::size_t kMiB = std::size_t{1} << 20;
 
 enum class DeviceKind { kRam, kLz4, kZstd };
@@ -420,5 +423,31 @@ class OutsideSampler {
   Shared* shared_;
   pid_t child_;
 };
+
+inline std::uint64_t get(const PagerStats::Number& number) { return number.load(); }
+
+inline LiveOptions with_ram(std::size_t bytes, DeviceKind device = DeviceKind::kLz4) {
+  LiveOptions options;
+  options.pager.ram_bytes = bytes;
+  options.device = device;
+  return options;
+}
+
+// Presence as the kernel has it, of one page of this process.
+inline bool is_present(const void* address) {
+  static const int pagemap = open("/proc/self/pagemap", O_RDONLY);
+  std::uint64_t word = 0;
+  const auto page = static_cast<off_t>(reinterpret_cast<std::uintptr_t>(address) / kPageSize);
+  EXPECT_EQ(pread(pagemap, &word, 8, page * 8), 8);
+  return (word >> 63) != 0;
+}
+
+inline std::size_t wrong_in(const ProgramMemory& memory, std::uint64_t salt) {
+  std::size_t wrong = 0;
+  for (std::size_t i = 0; i < memory.pages(); ++i) wrong += memory.wrong_words(i, salt);
+  return wrong;
+}
+
+class EveryDevice : public ::testing::TestWithParam<DeviceKind> {};
 
 }  // namespace whimbrel::live

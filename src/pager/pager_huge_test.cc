@@ -10,11 +10,6 @@
 namespace whimbrel::live {
 namespace {
 
-#define NEEDS_RAW_THREADS() \
-  if (!kRawThreadsUsable) GTEST_SKIP() << "engine threads unknown to libc cannot run under this sanitizer"
-
-std::uint64_t get(const PagerStats::Number& number) { return number.load(); }
-
 bool kernel_gives_huge_pages() {
   ProgramMemory memory(4 * kMiB, ProgramMemory::Huge::kAdvised);
   memory.write(0, 1);
