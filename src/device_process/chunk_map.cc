@@ -68,6 +68,10 @@ int ChunkMap::find(std::uint32_t number, std::uint64_t offset, std::uint64_t byt
       error = ENODATA;
       return;
     }
+    const Chunk& chunk = chunks_[volume.chunks[index]];
+    for (std::uint64_t block = within / kBlock; block < (within + piece) / kBlock; ++block) {
+      if ((chunk.used[block / 64] >> block % 64 & 1) == 0) error = ENODATA;
+    }
     add({range_of(volume.chunks[index]).offset + within, piece}, out);
   });
   return error;

@@ -114,10 +114,11 @@ int spawn(const std::string& program, bool quiet, int listener, int lifeline) {
 }  // namespace
 
 DeviceProcess::DeviceProcess(DeviceProcess&& other) noexcept
-    : lifeline_(std::exchange(other.lifeline_, -1)), address_(std::move(other.address_)) {}
+    : lifeline_(std::exchange(other.lifeline_, -1)), owner_(other.owner_), address_(std::move(other.address_)) {}
 
 DeviceProcess& DeviceProcess::operator=(DeviceProcess&& other) noexcept {
   std::swap(lifeline_, other.lifeline_);
+  std::swap(owner_, other.owner_);
   std::swap(address_, other.address_);
   return *this;
 }
@@ -150,6 +151,7 @@ bool DeviceProcess::start(bool quiet, std::string* problem, std::string* advice)
   close(listener);
   close(theirs);
   lifeline_ = ends[0];
+  owner_ = getpid();
   char ready = 0;
   if (error == 0 && send(lifeline_, random + 16, 16, MSG_NOSIGNAL) == 16 && recv(lifeline_, &ready, 1, 0) == 1 &&
       ready == kReady) {
@@ -164,6 +166,10 @@ bool DeviceProcess::start(bool quiet, std::string* problem, std::string* advice)
 
 void DeviceProcess::stop() {
   if (lifeline_ < 0) return;
+  if (owner_ != getpid()) {
+    close(std::exchange(lifeline_, -1));
+    return;
+  }
   shutdown(lifeline_, SHUT_WR);
   pollfd end{lifeline_, POLLIN, 0};
   while (poll(&end, 1, kStopTakes) < 0 && errno == EINTR) {

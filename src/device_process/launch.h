@@ -18,7 +18,7 @@ class DeviceProcess {
 
   // False: `problem` says why, `advice` what to do. `quiet`: what happens to connections is not told on standard error.
   [[nodiscard]] bool start(bool quiet, std::string* problem, std::string* advice);
-  // Waits until it has ended, some seconds at most, unless engines still use it.
+  // Waits until it has ended, some seconds at most, unless engines still use it. A forked child's copy does nothing.
   void stop();
   [[nodiscard]] bool is_running() const { return lifeline_ >= 0; }
   // For engines: DeviceEnvironment::device_process. Who knows it may use the device process.
@@ -26,6 +26,7 @@ class DeviceProcess {
 
  private:
   int lifeline_ = -1;
+  int owner_ = 0;  // the process that started it
   std::string address_;
 };
 

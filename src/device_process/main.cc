@@ -90,7 +90,9 @@ void Service::hear(int socket) {
                          .timeout = std::chrono::milliseconds(std::clamp(hello.timeout_ms, 100u, 86'400'000u)),
                          .force = hello.force != 0};
   auto found = std::find_if(exports_.begin(), exports_.end(), [&](const auto& e) {
-    return e->options().server.uri == wanted.server.uri && e->options().server.certificates == wanted.server.certificates;
+    const Export::Options& has = e->options();
+    return has.server.uri == wanted.server.uri && has.server.certificates == wanted.server.certificates &&
+           has.force == wanted.force;
   });
   if (found == exports_.end()) {
     exports_.push_back(std::make_unique<Export>(std::move(wanted)));
