@@ -147,7 +147,7 @@ Result<Device*> make_nbd(std::string_view text, const DeviceEnvironment& environ
   NbdArguments arguments;
   if (const auto good = arguments.parse(text, message); !good) return std::unexpected(good.error());
   if (environment.device_process == nullptr || *environment.device_process == 0) {
-    message.add("nbd: needs the device process, which `whimbrel run` and sessions start");
+    message.add("nbd: needs the device process, which `whimbrel run` starts; sessions have none yet");
     return fail(Errc::kNotFound, 0, "no device process");
   }
   constexpr CodecId kCodecs[] = {CodecId::kRaw, CodecId::kLz4, CodecId::kZstd};

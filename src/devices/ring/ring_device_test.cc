@@ -2,7 +2,6 @@
 #include "devices/ring/ring_device.h"
 
 #include <fcntl.h>
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -357,6 +356,7 @@ TEST_F(NbdFaults, AFullExportIsAnErrorAndRoomComesBack) {
 }
 
 TEST_F(NbdFaults, RefusalsSayWhatIsWrong) {
+  const auto has = [](const std::string& text, const std::string& words) { return text.find(words) != text.npos; };
   const auto refusal = [&](const std::string& spec) {
     SpecMessage message;
     const std::string address = address_of(process_);
@@ -364,18 +364,18 @@ TEST_F(NbdFaults, RefusalsSayWhatIsWrong) {
     EXPECT_FALSE(try_device_spec(spec, built_in_devices(), address.c_str(), message).has_value()) << spec;
     return std::string(message.text());
   };
-  EXPECT_THAT(refusal("nbd:"), ::testing::HasSubstr("names no server"));
-  EXPECT_THAT(refusal("nbd:/tmp/x"), ::testing::HasSubstr("is no NBD URI"));
-  EXPECT_THAT(refusal("nbd:nbd://h/,depht=3"), ::testing::HasSubstr("depht"));
-  EXPECT_THAT(refusal("nbd:nbd+unix:///?socket=/no/such"), ::testing::HasSubstr("No such file"));
-  EXPECT_THAT(refusal("nbd://127.0.0.1:1/x"), ::testing::HasSubstr("refused"));
-  EXPECT_THAT(refusal("mirror:lz4,nbd://127.0.0.1:1/x"), ::testing::HasSubstr("refused"));
+  EXPECT_PRED2(has, refusal("nbd:"), "names no server");
+  EXPECT_PRED2(has, refusal("nbd:/tmp/x"), "is no NBD URI");
+  EXPECT_PRED2(has, refusal("nbd:nbd://h/,depht=3"), "depht");
+  EXPECT_PRED2(has, refusal("nbd:nbd+unix:///?socket=/no/such"), "No such file");
+  EXPECT_PRED2(has, refusal("nbd://127.0.0.1:1/x"), "refused");
+  EXPECT_PRED2(has, refusal("mirror:lz4,nbd://127.0.0.1:1/x"), "refused");
   NbdServer small({"memory", "1M"});
-  EXPECT_THAT(refusal("nbd:" + small.uri()), ::testing::HasSubstr("at least 4 MiB"));
+  EXPECT_PRED2(has, refusal("nbd:" + small.uri()), "at least 4 MiB");
   NbdServer fixed({"-r", "memory", "64M"});
-  EXPECT_THAT(refusal("nbd:" + fixed.uri()), ::testing::HasSubstr("read-only"));
+  EXPECT_PRED2(has, refusal("nbd:" + fixed.uri()), "read-only");
   NbdServer used({"data", "data=@0x438 0x53 0xEF", "size=64M"});  // ext4
-  EXPECT_THAT(refusal("nbd:" + used.uri()), ::testing::HasSubstr("force=on"));
+  EXPECT_PRED2(has, refusal("nbd:" + used.uri()), "force=on");
   open("nbd:" + used.uri() + ",force=on");
   put_and_get(3);
   // A second run on the same export.
@@ -383,7 +383,7 @@ TEST_F(NbdFaults, RefusalsSayWhatIsWrong) {
   SpecMessage message;
   const std::string address = address_of(other);
   EXPECT_FALSE(try_device_spec("nbd:" + used.uri(), built_in_devices(), address.c_str(), message).has_value());
-  EXPECT_THAT(std::string(message.text()), ::testing::HasSubstr("another run uses this export"));
+  EXPECT_PRED2(has, std::string(message.text()), "another run uses this export");
 }
 
 TEST(RingProtocol, WhoDoesNotKnowTheTokenIsNotAnswered) {
@@ -396,7 +396,7 @@ TEST(RingProtocol, WhoDoesNotKnowTheTokenIsNotAnswered) {
   SpecMessage message;
   const Result<RingWelcome> right = RingConnection::probe(address.c_str(), hello, message);
   ASSERT_FALSE(right.has_value());
-  EXPECT_THAT(std::string(message.text()), ::testing::HasSubstr("No such file"));
+  EXPECT_NE(message.text().find("No such file"), std::string_view::npos);
   message.clear();
   address.back() = address.back() == '0' ? '1' : '0';
   const Result<RingWelcome> wrong = RingConnection::probe(address.c_str(), hello, message);
