@@ -234,7 +234,7 @@ void Export::lost(NbdConnection& connection, const std::string& why, Time time) 
 }
 
 void Export::beat(Time time) {
-  if (map_ == nullptr || beating_ || down_ || time < next_beat_ || clients_.empty()) return;
+  if (map_ == nullptr || beating_ || down_ || time < next_beat_) return;
   next_beat_ = time + kBeat;
   write_mark(true);
 }

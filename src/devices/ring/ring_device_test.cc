@@ -306,6 +306,23 @@ TEST_F(NbdFaults, ErrorsThatStayAreErrors) {
   put_and_get(5);
 }
 
+TEST_F(NbdFaults, Tls) {
+  std::string keys = "/var/tmp/whimbrel-psk-XXXXXX";
+  const int fd = ::mkstemp(keys.data());
+  ASSERT_GE(fd, 0);
+  ::close(fd);
+  std::ofstream(keys) << "whimbrel:00112233445566778899aabbccddeeff\n";
+  NbdServer server({"--tls=require", "--tls-psk=" + keys, "memory", "64M"});
+  const std::string uri = server.uri();
+  const std::string socket = uri.substr(uri.find('?') + 1);
+  SpecMessage message;
+  const std::string address = address_of(process_);
+  EXPECT_FALSE(try_device_spec("nbd:" + uri, built_in_devices(), address.c_str(), message).has_value()) << "without TLS";
+  open("nbd:nbds+unix://whimbrel@/?" + socket + "&tls-psk-file=" + keys);
+  put_and_get(10);
+  std::filesystem::remove(keys);
+}
+
 TEST_F(NbdFaults, SlowServersAreWaitedFor) {
   NbdServer server({"--filter=delay", "--filter=rate", "memory", "64M", "rdelay=5ms", "wdelay=5ms", "rate=200M"});
   open("nbd:" + server.uri());
