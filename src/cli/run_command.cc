@@ -209,14 +209,23 @@ int run_command(const RunOptions& given) {
   events.start(live.file(), options.command);
   Summary summary;
   EngineWatch watch(live.file().layout(), live.path(), std::chrono::seconds(options.watchdog));
-  summary.end = run_program(launch, [&live, &watch] {
+  bool told = false;
+  const auto look_at_device = [&device, &told] {
+    if (told || !device.has_ended()) return;
+    told = true;
+    complain(0, "the device process has ended: what was on the server cannot be had any more, and touching it is SIGBUS",
+             "look for the reason in the kernel's log (out of memory?), and end the program");
+  };
+  summary.end = run_program(launch, [&live, &watch, &look_at_device] {
     live.print_messages();
     watch.look();
+    look_at_device();
   });
   if (summary.end.start_error != 0) {
     return complain(summary.end.start_error == ENOENT ? kExitNotFound : kExitNotExecutable,
                     program.path + ": " + std::strerror(summary.end.start_error), "run it without whimbrel to see whether it starts");
   }
+  look_at_device();
   device.stop();
   live.print_messages();
   if (!events.finish(summary.end, &problem)) complain(0, problem);

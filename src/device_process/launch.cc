@@ -164,6 +164,11 @@ bool DeviceProcess::start(bool quiet, std::string* problem, std::string* advice)
   return false;
 }
 
+bool DeviceProcess::has_ended() const {
+  char nothing;
+  return lifeline_ >= 0 && recv(lifeline_, &nothing, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
 void DeviceProcess::stop() {
   if (lifeline_ < 0) return;
   if (owner_ != getpid()) {

@@ -20,6 +20,8 @@ class DeviceProcess {
   [[nodiscard]] bool start(bool quiet, std::string* problem, std::string* advice);
   // Waits until it has ended, some seconds at most, unless engines still use it. A forked child's copy does nothing.
   void stop();
+  // It was started and has ended without being told to.
+  [[nodiscard]] bool has_ended() const;
   [[nodiscard]] bool is_running() const { return lifeline_ >= 0; }
   // For engines: DeviceEnvironment::device_process. Who knows it may use the device process.
   [[nodiscard]] const std::string& address() const { return address_; }

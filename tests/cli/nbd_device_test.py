@@ -151,7 +151,6 @@ class Servers(NbdTest):
         _, errors = run.communicate(timeout=cli_test.LIMIT)
         self.assertEqual(run.returncode, -signal.SIGBUS, errors)
         self.assertIn("connection lost", errors)
-        self.assertRegex(errors, "failed to give contents back .*that access got SIGBUS")
 
     def test_the_device_process_is_killed(self):
         server = Server(self, "memory", "256M")
