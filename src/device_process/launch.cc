@@ -1,6 +1,5 @@
 #include "device_process/launch.h"
 
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <spawn.h>
@@ -37,16 +36,14 @@ std::string hexadecimal(const unsigned char* bytes, std::size_t count) {
   return out;
 }
 
-// Beside what this code is part of (program or library), in the build tree or an installation.
+// Beside this program, in the build tree or an installation. Never by a name that the caller chose: that could lie anywhere.
 std::string find_program(std::string* tried) {
   namespace fs = std::filesystem;
   std::error_code error;
   std::vector<fs::path> places;
-  if (Dl_info here{}; dladdr(reinterpret_cast<const void*>(&find_program), &here) != 0 && here.dli_fname != nullptr) {
-    fs::path object = fs::canonical(here.dli_fname, error);
-    if (error) object = fs::read_symlink("/proc/self/exe", error);
-    const fs::path folder = object.parent_path();
-    for (const char* way : {".", "../bin", "../libexec/whimbrel", "../../libexec/whimbrel"}) places.push_back(folder / way);
+  const fs::path folder = fs::read_symlink("/proc/self/exe", error).parent_path();
+  if (!error) {
+    for (const char* way : {".", "../bin", "../libexec/whimbrel"}) places.push_back(folder / way);
   }
   places.emplace_back(WHIMBREL_FULL_LIBEXECDIR "/whimbrel");
   for (const fs::path& place : places) {
