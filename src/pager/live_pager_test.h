@@ -46,6 +46,7 @@ class FaultyDevice final : public Device {
   void release(DeviceSlot first, std::uint32_t pages) noexcept override { device_.release(first, pages); }
   void submit(DeviceBatch& batch) noexcept override {
     for (DeviceOp& op : batch.ops) {
+      hold_while_told();
       const bool bad = op.kind == DeviceOp::Kind::kStore ? fail_stores.load() : fail_loads.load();
       if (bad) {
         op.result = fail(Errc::kDeviceIo, 5, "made to fail");
@@ -64,8 +65,17 @@ class FaultyDevice final : public Device {
 
   std::atomic<bool> fail_loads{false};
   std::atomic<bool> fail_stores{false};
+  std::atomic<bool> hold{false};               // whatever comes waits until this is false again
+  std::atomic<std::int64_t> delay_one_ns{0};   // the next operation takes so much longer
 
  private:
+  // By the engine's own means: libc knows nothing of the threads that come here.
+  void hold_while_told() {
+    Event nobody;
+    if (const std::int64_t delay = delay_one_ns.exchange(0); delay != 0) nobody.wait(nobody.value(), delay);
+    while (hold) nobody.wait(nobody.value(), 1'000'000);
+  }
+
   Device& device_;
 };
 

@@ -91,7 +91,10 @@ bool ResidentSweep::find(const Region& region, PageIndex from, Clump* out) noexc
 bool ResidentSweep::next(PageIndex from, Clump* out) noexcept {
   for (std::size_t i = regions_.at_or_above(from); i < regions_.size(); ++i) {
     const Region& region = regions_[i];
-    if (!region.may_evict()) continue;
+    if (!region.may_evict()) {
+      if (region.kind == Eligibility::kManaged && !region.refused) refused_ = true;
+      continue;
+    }
     PageIndex at = std::max(from, region.range.first);
     while (at < region.range.end()) {
       read_ahead(region, at);

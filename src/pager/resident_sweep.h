@@ -34,7 +34,8 @@ class ResidentSweep final : public ResidentView {
     return (run.kind & PageRun::kPresent) != 0 && (run.kind & (PageRun::kZero | PageRun::kFile)) == 0;
   }
   [[nodiscard]] bool next(PageIndex from, Clump* out) noexcept override;
-  // Since begin(): pages were passed over because they refused lately.
+  // Since begin(): pages were passed over that may be to be had another time: they refused lately, or what is known of their
+  // mapping is in doubt or not complete yet.
   [[nodiscard]] bool saw_refused() const noexcept { return refused_; }
 
  private:
