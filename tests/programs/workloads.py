@@ -70,7 +70,7 @@ def _text(out, megabytes):
 
 # --- sort ---
 
-_SORT_MB = {"ci": 20, "full": 1024}
+_SORT_MB = {"ci": 15, "full": 1024}
 
 
 def _sort_prepare(data, scale):
@@ -103,7 +103,7 @@ PRAGMA integrity_check;
 
 
 def _sqlite_prepare(data, scale):
-    rows = {"ci": 280_000, "full": 5_000_000}[scale]
+    rows = {"ci": 210_000, "full": 5_000_000}[scale]
     _write_once(data / f"queries-{scale}.sql", lambda out: out.write(_SQL.format(rows=rows)))
 
 
@@ -145,7 +145,7 @@ def _numpy_missing_package():
 
 # --- cc1plus ---
 
-_CPP_CLASSES = {"ci": 6, "full": 60}
+_CPP_CLASSES = {"ci": 4, "full": 60}
 
 
 def _cpp_source(out, classes):
@@ -219,10 +219,16 @@ public class Maps {
   static int depth(Integer[] values, int i) {
     try { return values[i].intValue(); } catch (NullPointerException e) { return -1; }
   }
+  static int[] record(int i) {
+    int[] values = new int[200];
+    for (int k = 0; k < values.length; k++) values[k] = i / (k + 1) % 1013;
+    values[0] = i;
+    return values;
+  }
   public static void main(String[] args) throws Exception {
     int n = Integer.parseInt(args[0]);
     Map<String, int[]> map = new HashMap<>();
-    for (int i = 0; i < n; i++) map.put("key" + i * 31L % 1000003 + "-" + i, new int[] {i, i % 7, i % 11, i % 13});
+    for (int i = 0; i < n; i++) map.put("key" + i * 31L % 1000003 + "-" + i, record(i));
     long sum = 0;
     for (var e : map.entrySet()) sum += e.getKey().length() * 3L + e.getValue()[0];
     System.out.println(map.size() + " " + sum);
@@ -234,7 +240,7 @@ public class Maps {
     System.out.println(caught);
     // Comparing strings that lie anywhere: each comparison is a fault or two, so not all of them.
     List<String> keys = new ArrayList<>();
-    for (String k : map.keySet()) if (k.hashCode() % 16 == 0) keys.add(k);
+    for (String k : map.keySet()) if (k.hashCode() % 64 == 0) keys.add(k);
     Collections.sort(keys);
     long hash = 7;
     for (String k : keys) hash = hash * 1000003 + k.hashCode() + map.get(k)[3];
@@ -258,7 +264,7 @@ def _java_prepare(data, scale):
 
 
 def _java_command(data, scale, tools):
-    heap, n = {"ci": ("112m", "180000"), "full": ("1400m", "5000000")}[scale]
+    heap, n = {"ci": ("120m", "70000"), "full": ("1400m", "1000000")}[scale]
     # The heap at its full size from the start: how it grows depends on the time that things take.
     return ["java", f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseSerialGC", "-Xshare:auto", "-cp", data / "java", "Maps", n]
 
@@ -269,16 +275,16 @@ _PERL = """
 use strict;
 my $n = shift;
 our %h;  # a lexical would be freed piece by piece at the end: a fault for each
-for my $i (1 .. $n) { $h{sprintf('%08x', ($i * 2654435761) % 4294967296)} = "value $i " . ($i % 101); }
+for my $i (1 .. $n) { $h{sprintf('%08x', ($i * 2654435761) % 4294967296)} = "value $i " . ($i % 101) . ' and more of it' x 40; }
 my ($sum, $checked) = (0, 0);
-for (my $i = 1; $i <= $n; $i += 10) {  # each look-up is a handful of faults
+for (my $i = 1; $i <= $n; $i += 25) {  # each look-up is a handful of faults
   my $v = $h{sprintf('%08x', ($i * 2654435761) % 4294967296)};
-  die "wrong value for $i" if $v ne "value $i " . ($i % 101);
+  die "wrong value for $i" if $v ne "value $i " . ($i % 101) . ' and more of it' x 40;
   $checked++;
   $sum = ($sum * 31 + length $v) % 1000000007;
 }
 my $k = 0;
-my @some = grep { /0$/ } keys %h;  # comparing all of them means a fault each: a measurement of patience
+my @some = grep { /00$/ } keys %h;  # comparing all of them means a fault each: a measurement of patience
 for my $key (sort @some) { $k = ($k * 33 + hex substr($key, 0, 4)) % 1000000007; }
 print "$checked $sum $k ", scalar(keys %h), "\\n";
 """
@@ -360,7 +366,7 @@ def _forks_prepare(data, scale):
 
 # --- xz ---
 
-_XZ_MB = {"ci": 5, "full": 60}
+_XZ_MB = {"ci": 7, "full": 60}
 
 
 def _repeated_text(out, megabytes):
@@ -404,14 +410,14 @@ def simple_workloads():
         Workload("java", ["java", "javac"], _java_prepare, _java_command, packages="openjdk-17-jdk-headless",
                  limit=240),
         Workload("perl", ["perl"], _perl_prepare,
-                 lambda data, scale, tools: ["perl", data / "hash.pl", {"ci": "100000", "full": "5000000"}[scale]],
+                 lambda data, scale, tools: ["perl", data / "hash.pl", {"ci": "50000", "full": "1000000"}[scale]],
                  packages="perl", limit=240),
         Workload("git", ["git"], _git_prepare, _git_command, set_up=_git_set_up, packages="git", limit=240),
         Workload("forks", ["bash"], _forks_prepare,
-                 lambda data, scale, tools: ["bash", data / "forks.sh", {"ci": "120000", "full": "1500000"}[scale]],
+                 lambda data, scale, tools: ["bash", data / "forks.sh", {"ci": "90000", "full": "1500000"}[scale]],
                  packages="bash"),
         Workload("threads", ["true"], lambda data, scale: None,
-                 lambda data, scale, tools: [tools.hostile, "thread-churn", {"ci": "64", "full": "512"}[scale]]),
+                 lambda data, scale, tools: [tools.hostile, "thread-churn", {"ci": "48", "full": "512"}[scale]]),
         Workload("xz", ["xz"], _xz_prepare, _xz_command, outputs=lambda work: [work / "packed.xz"],
                  packages="xz-utils", limit=240),
     ]
