@@ -9,12 +9,12 @@ namespace {
 
 constexpr std::uint64_t kWindow = 64;
 constexpr std::int64_t kPause = 50'000;
-constexpr std::int64_t kNoHugePause = 100'000'000;
 
 }  // namespace
 
 Fetch::Outcome Fetch::run(PageRange range, Pfn fault_page, PageIndex fault_at) noexcept {
   outcome_ = Outcome();
+  kept_ = false;
   args_ = MigrateVma();
   args_.fault_page = fault_page;
   fault_entry_ = fault_page == Pfn() ? Lane::kPages : (fault_at - range.first).raw();
@@ -24,7 +24,8 @@ Fetch::Outcome Fetch::run(PageRange range, Pfn fault_page, PageIndex fault_at) n
   if (!collected) return outcome_;
   if (lane_.frames[0] == Pfn()) assign_frames();
   build_loads();
-  lane_.transfer(core_.device);
+  const bool keep = may_keep_copies();
+  core_.shared_loads.transfer(lane_, keep);
   give_up_failed_loads();
   migrate_vma_pages(core_.space, args_);
   for (std::size_t i = 0; i < args_.npages; ++i) {
@@ -32,7 +33,7 @@ Fetch::Outcome Fetch::run(PageRange range, Pfn fault_page, PageIndex fault_at) n
     outcome_.home += PageCount(1);
     if (i == fault_entry_) outcome_.fault_home = true;
   }
-  keep_copies();
+  if (keep && outcome_.home.raw() != 0) keep_copies();
   migrate_vma_finalize(core_.space, args_);
   core_.log_moves(lane_, first_, args_.npages, Place::kDevice, Place::kRam, begun, fault_entry_,
                   [this](std::size_t i) { return came_home(i); });
@@ -56,15 +57,8 @@ bool Fetch::collect(PageRange range) noexcept {
 }
 
 bool Fetch::take_unit() noexcept {
-  if (core_.space.clock().now_ns() < core_.no_huge_until) return false;
-  const Result<Pfn> unit = core_.space.alloc_unit_frames();
-  if (unit && core_.make_huge(*unit, lane_)) {
-    unit_ = *unit;
-    return true;
-  }
-  if (unit) core_.space.free_frames(*unit, PageCount(kPagesPerHuge));
-  core_.no_huge_until = core_.space.clock().now_ns() + kNoHugePause;
-  return false;
+  unit_ = core_.spare_unit.take(lane_);
+  return unit_ != Pfn();
 }
 
 void Fetch::assign_unit() noexcept {
@@ -152,13 +146,14 @@ void Fetch::give_up_failed_loads() noexcept {
   }
 }
 
+bool Fetch::may_keep_copies() noexcept {
+  if (!core_.keeps_copies || core_.stopped.load(std::memory_order_relaxed)) return false;
+  MutexLock hold(core_.mutex);
+  return core_.copies.pays();
+}
+
 void Fetch::keep_copies() noexcept {
-  kept_ = false;
-  if (!core_.keeps_copies || outcome_.home.raw() == 0 || core_.stopped.load(std::memory_order_relaxed)) return;
-  {
-    MutexLock hold(core_.mutex);
-    if (!core_.copies.pays()) return;
-  }
+  if (core_.stopped.load(std::memory_order_relaxed)) return;
   Pfn given_up[Lane::kPages];
   std::size_t n = 0;
   {
@@ -166,11 +161,10 @@ void Fetch::keep_copies() noexcept {
     if (!change) return;
     for (std::size_t i = 0; i < args_.npages; ++i) {
       if (!came_home(i)) continue;
-      const PageDigest digest = core_.digest(core_.space.bytes(lane_.frames[i]));
       const Pfn pfn = lane_.src[i].pfn();
       core_.map->find(pfn)->get();
       MutexLock hold(core_.mutex);
-      given_up[n] = core_.copies.keep(first_ + PageCount(i), pfn, digest);
+      given_up[n] = core_.copies.keep(first_ + PageCount(i), pfn, lane_.digests[i]);
       if (given_up[n] != Pfn()) ++n;
     }
   }

@@ -41,6 +41,8 @@ class Fetch {
   void assign_unit() noexcept;
   void build_loads() noexcept;
   void give_up_failed_loads() noexcept;
+  // Whether the device should keep what comes home now.
+  [[nodiscard]] bool may_keep_copies() noexcept;
   // Keeps the copies of what comes home, before finalize drops their last reference.
   void keep_copies() noexcept;
   // Pages that stayed away after all must not be held by anybody else.

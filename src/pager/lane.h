@@ -11,6 +11,7 @@
 #include "mm/migrate_word.h"
 #include "pager/event_ring.h"
 #include "pager/kept_copies.h"
+#include "pager/page_digest.h"
 #include "port/device.h"
 #include "port/mmu.h"
 
@@ -28,6 +29,7 @@ struct Lane {
   std::array<DeviceOp, kPages> ops{};
   std::array<std::uint16_t, kPages> op_entry{};  // first entry of operation k
   std::size_t op_count = 0;
+  std::array<PageDigest, kPages> digests{};  // of what was loaded for entry i, where that was asked for
   std::bitset<kPages> keep;  // entries that go straight back
   std::bitset<kPages> clean;  // entries whose contents the device has already
   // Where contents are read out to before they are looked at and stored, kBufferPages at a time.

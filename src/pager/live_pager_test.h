@@ -25,12 +25,16 @@
 #include "linux/clock.h"
 #include "linux/raw_engine_threads.h"
 #include "linux/reservation.h"
+#include "linux/sys.h"
 #include "linux/userfault_mmu.h"
 #include "pager/pager.h"
 #include "port/wake_placement.h"
 #include "preload/libc_walk.h"
 
 namespace whimbrel::live {
+
+#define NEEDS_RAW_THREADS() \
+  if (!kRawThreadsUsable) GTEST_SKIP() << "engine threads unknown to libc cannot run under this sanitizer"
 
 inline constexpr std::size_t kMiB = std::size_t{1} << 20;
 
@@ -47,6 +51,7 @@ class FaultyDevice final : public Device {
   void submit(DeviceBatch& batch) noexcept override {
     for (DeviceOp& op : batch.ops) {
       hold_while_told();
+      if (op.kind == DeviceOp::Kind::kLoad) note_loader();
       const bool bad = op.kind == DeviceOp::Kind::kStore ? fail_stores.load() : fail_loads.load();
       if (bad) {
         op.result = fail(Errc::kDeviceIo, 5, "made to fail");
@@ -63,6 +68,7 @@ class FaultyDevice final : public Device {
   void after_fork_in_parent() noexcept override { device_.after_fork_in_parent(); }
   void after_fork_in_child() noexcept override { device_.after_fork_in_child(); }
 
+  std::atomic<std::uint64_t> loads_by_others{0};  // than the thread that was the first to load anything
   std::atomic<bool> fail_loads{false};
   std::atomic<bool> fail_stores{false};
   std::atomic<bool> hold{false};               // whatever comes waits until this is false again
@@ -76,6 +82,13 @@ class FaultyDevice final : public Device {
     while (hold) nobody.wait(nobody.value(), 1'000'000);
   }
 
+  void note_loader() noexcept {
+    const auto self = static_cast<std::uint32_t>(sys::gettid());
+    std::uint32_t nobody = 0;
+    if (first_loader_.compare_exchange_strong(nobody, self) || nobody == self) return;
+    loads_by_others.fetch_add(1);
+  }
+  std::atomic<std::uint32_t> first_loader_{0};
   Device& device_;
 };
 
@@ -420,5 +433,31 @@ class OutsideSampler {
   Shared* shared_;
   pid_t child_;
 };
+
+inline std::uint64_t get(const PagerStats::Number& number) { return number.load(); }
+
+inline LiveOptions with_ram(std::size_t bytes, DeviceKind device = DeviceKind::kLz4) {
+  LiveOptions options;
+  options.pager.ram_bytes = bytes;
+  options.device = device;
+  return options;
+}
+
+// Presence as the kernel has it, of one page of this process.
+inline bool is_present(const void* address) {
+  static const int pagemap = open("/proc/self/pagemap", O_RDONLY);
+  std::uint64_t word = 0;
+  const auto page = static_cast<off_t>(reinterpret_cast<std::uintptr_t>(address) / kPageSize);
+  EXPECT_EQ(pread(pagemap, &word, 8, page * 8), 8);
+  return (word >> 63) != 0;
+}
+
+inline std::size_t wrong_in(const ProgramMemory& memory, std::uint64_t salt) {
+  std::size_t wrong = 0;
+  for (std::size_t i = 0; i < memory.pages(); ++i) wrong += memory.wrong_words(i, salt);
+  return wrong;
+}
+
+class EveryDevice : public ::testing::TestWithParam<DeviceKind> {};
 
 }  // namespace whimbrel::live

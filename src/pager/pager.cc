@@ -53,6 +53,7 @@ void Pager::destroy(Pager* pager) noexcept {
   PagerCore* core = &pager->core_;
   MemorySource& source = core->space.source();
   (void)core->drop_copies(true);
+  core->spare_unit.drop();
   core->release_kept();
   CHECK(core->space.remove_page_map(core->map).has_value(), "destroying a pager with pages away");
   pager->~Pager();
@@ -101,7 +102,8 @@ void Pager::unpin(PageRange range) noexcept {
 std::int64_t Pager::background_step() noexcept {
   PagerCore& core = core_;
   core.background_sleeps.store(false, std::memory_order_relaxed);
-  if (core.handoff->finish() && core.is_scattered() && !core.urgent.load(std::memory_order_relaxed)) {
+  const bool helped = core.shared_loads.help();
+  if ((core.handoff->finish() || helped) && core.is_scattered() && !core.urgent.load(std::memory_order_relaxed)) {
     // The fault thread wakes this one for each victim; everything else has its own time.
     const std::int64_t rest = core.next_step - core.space.clock().now_ns();
     if (rest > 0) {
@@ -109,6 +111,7 @@ std::int64_t Pager::background_step() noexcept {
       return rest;
     }
   }
+  core.spare_unit.step();
   core.release_kept();
   (void)core.drop_copies(false);
   const std::int64_t look_again = core.adoption->step();  // first: in a forked child nothing is known yet
@@ -219,6 +222,7 @@ Result<void> Pager::bring_all_home() noexcept {
   core_.stopped.store(true, std::memory_order_seq_cst);
   // Whoever is in the middle of an eviction finishes it.
   core_.finish_evictions();
+  core_.spare_unit.drop();
   const Result<void> home = bring_home(kEverything);
   (void)core_.drop_copies(true);
   return home;

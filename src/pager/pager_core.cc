@@ -146,6 +146,8 @@ void PagerCore::reset_in_child(PagerStats* stats_of_child) noexcept {
   events_lost.store(false, std::memory_order_relaxed);
   background_sleeps.store(false, std::memory_order_relaxed);
   sharing.reset_in_child();
+  shared_loads.reset_in_child();
+  spare_unit.reset_in_child();
   no_room_until.store(0, std::memory_order_relaxed);
   evict_pause = next_evict = next_step = 0;
 }

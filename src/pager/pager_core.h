@@ -26,7 +26,9 @@
 #include "pager/release_queue.h"
 #include "pager/resident_sweep.h"
 #include "pager/second_chance.h"
+#include "pager/shared_loads.h"
 #include "pager/sharing.h"
+#include "pager/spare_unit.h"
 #include "pager/streams.h"
 #include "port/device.h"
 
@@ -244,11 +246,13 @@ class PagerCore {
   PageRange unmapping GUARDED_BY(mutex);
   Region unmapped GUARDED_BY(mutex);
 
+  SharedLoads shared_loads{*this};
+  SpareUnit spare_unit{*this};
+
   // Only the fault thread (lane 0).
   Streams fetch_streams;
   Streams hole_streams;
   std::int64_t alone_until = 0;  // hands no victims over until then
-  std::int64_t no_huge_until = 0;  // the kernel had no huge page to give: none is asked for until then
   std::uint32_t lone_faults = 0;  // in a row that continued no stream, beside their faulter
 
  private:

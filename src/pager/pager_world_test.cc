@@ -29,6 +29,7 @@ struct Setting {
   std::uint32_t failures = 0;
   std::uint64_t device_capacity = 0;  // pages
   std::uint32_t unit_pages = 4;
+  bool late = true;  // the device answers later, and not in order
   std::uint64_t arena = 2600, limit = kLimitPages;
   bool streams = false;  // long walks, with room for huge pages
   bool changes_mappings = false;
@@ -56,7 +57,7 @@ class PagerWorld {
     SimDevice::Options device;
     device.unit_pages = setting.unit_pages;
     device.capacity_pages = setting.device_capacity;
-    device.late = true;
+    device.late = setting.late;
     device_ = std::make_unique<SimDevice>(device, choices_, failures_.get());
     program_ = std::make_unique<SimProgram>(*mmu_);
     AddressSpace::Config config;
@@ -319,19 +320,31 @@ void run_streams(Setting setting, std::uint64_t worlds) {
   setting.streams = true;
   setting.limit = 16 * kPagesPerHuge;
   setting.arena = 28 * kPagesPerHuge;
-  std::uint64_t huge_home = 0, huge_filled = 0;
+  std::uint64_t huge_home = 0, huge_filled = 0, helped = 0;
   run_worlds(setting, worlds, [&](PagerWorld& world) {
     huge_home += world.stats().huge_home.load();
     huge_filled += world.stats().huge_filled.load();
+    helped += world.stats().helped_pages.load();
     if (setting.failures == 0 && !setting.changes_mappings) {
       EXPECT_LE(world.most_resident(), setting.limit + setting.limit / 20);
     }
   });
   EXPECT_GT(huge_filled, worlds);
   EXPECT_GT(huge_home, worlds);
+  // Only what is done within the call can be shared between two.
+  if (setting.late) EXPECT_EQ(helped, 0u);
+  else EXPECT_GT(helped, kPagesPerHuge);
 }
 
 TEST(PagerWorld, StreamsOfHugePages) { run_streams({}, 3); }
+
+TEST(PagerWorld, StreamsOfHugePagesLoadedByTwoThreads) {
+  Setting setting;
+  setting.late = false;
+  setting.changes_mappings = true;
+  setting.failures = 40;
+  run_streams(setting, 3);
+}
 
 TEST(PagerWorld, StreamsOfHugePagesWhileMappingsChange) {
   Setting setting;

@@ -61,6 +61,7 @@ struct PagerStats {
   Number forks;           // parked for a fork
   Number handed_over;     // victims that the fault thread took and another thread stored
   Number huge_home;       // fetches of a whole 2 MiB unit into one huge page
+  Number helped_pages;    // of large fetches: loaded by the background thread meanwhile
 };
 
 }  // namespace whimbrel

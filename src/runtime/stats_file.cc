@@ -35,7 +35,8 @@ void merge(PagerStats& to, const PagerStats& from) noexcept {
       &PagerStats::back_pressure,  &PagerStats::over_limit,      &PagerStats::refused_pages,
       &PagerStats::control_blocks, &PagerStats::unshared_pages,  &PagerStats::device_full,
       &PagerStats::device_errors,  &PagerStats::load_errors,     &PagerStats::scans,          &PagerStats::recounts,
-      &PagerStats::forks,          &PagerStats::handed_over,  &PagerStats::huge_home};
+      &PagerStats::forks,          &PagerStats::handed_over,  &PagerStats::huge_home,
+      &PagerStats::helped_pages};
   for (const auto member : kSummed) add(to.*member, from.*member);
   for (std::size_t i = 0; i < kWaitBuckets; ++i) add(to.wait_histogram[i], from.wait_histogram[i]);
 }
