@@ -68,6 +68,26 @@ TEST_F(ResidentSweepTest, WhatTheKernelWillNotWatchOrMoveIsNothingToWaitFor) {
   EXPECT_FALSE(sweep_.saw_refused());
 }
 
+TEST_F(ResidentSweepTest, ManySmallRegionsShowTheirOwnPagesAndNothingInBetween) {
+  regions_.clear();
+  for (std::uint64_t i = 0; i < kSize.raw(); i += 4) {  // two pages of four
+    region_.range = {kHome + PageCount(i), PageCount(2)};
+    region_.stale = i % 16 == 0;
+    ASSERT_TRUE(regions_.append(region_));
+  }
+  sweep_.begin(0);
+  PageIndex from;
+  std::uint64_t shown = 0;
+  for (Clump clump; sweep_.next(from, &clump); from = clump.range.end(), ++shown) {
+    const std::uint64_t at = (clump.range.first - kHome).raw();
+    EXPECT_EQ(clump.range.count, PageCount(2));
+    EXPECT_EQ(clump.mapping, clump.range.first.raw());
+    EXPECT_TRUE(at % 4 == 0 && at % 16 != 0) << at;
+  }
+  EXPECT_EQ(shown, 12u);
+  EXPECT_TRUE(sweep_.saw_refused());
+}
+
 TEST_F(ResidentSweepTest, PinnedPagesAreNothingToWaitFor) {
   ASSERT_TRUE(pins_.pin({kHome, kSize}));
   EXPECT_FALSE(finds());
