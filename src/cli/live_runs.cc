@@ -108,7 +108,11 @@ Sample sample_runs(const std::vector<std::string>& directories) {
       if (!name.starts_with("run-") || std::from_chars(name.data() + 4, end, pid).ptr != end) continue;
       if (!is_alive(static_cast<std::uint32_t>(pid))) continue;  // killed before it could remove its file
       Result<StatsFile> file = StatsFile::open(entry.path().c_str());
-      if (!file) continue;  // somebody else's, or of another version
+      if (!file) {
+        // Anything else is somebody else's.
+        if (file.error().code == Errc::kInvalid) ++out.of_other_versions;
+        continue;
+      }
       out.runs.push_back(read_run(pid, *file));
       out.runs.back().path = entry.path();
       file->unmap();

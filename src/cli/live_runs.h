@@ -38,6 +38,7 @@ struct RunSample {
 struct Sample {
   std::int64_t time_ns = 0;  // monotonic
   std::vector<RunSample> runs;
+  std::size_t of_other_versions = 0;  // runs whose numbers this whimbrel cannot read
 };
 
 // Runs whose files lie in one of `directories` and may be read, in the order of their process ids.

@@ -95,6 +95,14 @@ TEST(Top, SaysWhatToDoWhenNothingRuns) {
   EXPECT_NE(top_table(sample_runs({}), Sample(), 0, 0).find("whimbrel run"), std::string::npos);
 }
 
+TEST_F(TopTest, SaysThatARunIsOfAnotherVersion) {
+  StatsLayout& layout = file_.layout();
+  layout.header.version = kStatsVersion + 1;
+  const std::string text = top_table(look(), Sample(), 0, 0);
+  EXPECT_TRUE(text.starts_with("a run of another version of whimbrel")) << text;
+  EXPECT_EQ(text.find("nothing runs"), std::string::npos);
+}
+
 TEST_F(TopTest, JsonHoldsTheNumbers) {
   const auto json = nlohmann::json::parse(top_json(look()));
   const auto& process = json["runs"][0]["processes"][0];

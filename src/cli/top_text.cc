@@ -71,7 +71,11 @@ std::string label(const std::string& text) {
 std::string top_table(const Sample& now, const Sample& before, int width, int height, int picked) {
   std::vector<std::string> lines;
   const double seconds = before.time_ns != 0 ? static_cast<double>(now.time_ns - before.time_ns) / 1e9 : 0;
-  if (now.runs.empty()) lines.emplace_back("nothing runs under whimbrel; next: whimbrel run --ram 256M -- PROGRAM");
+  if (now.of_other_versions != 0) {
+    lines.push_back(fmt::format("{} of another version of whimbrel: not readable by this one, use its own top",
+                                now.of_other_versions == 1 ? "a run" : fmt::format("{} runs", now.of_other_versions)));
+  }
+  if (now.runs.empty() && now.of_other_versions == 0) lines.emplace_back("nothing runs under whimbrel; next: whimbrel run --ram 256M -- PROGRAM");
   for (const RunSample& run : now.runs) {
     lines.push_back(fmt::format("{}run {}:{} --device {}", run.pid == picked ? "> " : "", run.pid, budget(run), run.device));
     lines.push_back(fmt::format("{:>9} {:<15} {:<9} {:>10} {:>10} {:>10} {:>10} {:>8} {:>7} {:>7}", "PID", "PROGRAM",
