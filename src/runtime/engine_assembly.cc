@@ -85,6 +85,7 @@ Result<void> Engine::make_pager() noexcept {
   const Result<Pager*> pager = Pager::create(*space_, *device_, config);
   if (!pager) return std::unexpected(pager.error());
   pager_ = *pager;
+  pager_->set_beat(&slot_->background_beat_ns);
   if (hints_ != nullptr) hints_->wakes(&pager_->wake_event());
   bool room = pager_->exclude(stacks_.range()) && pager_->exclude(tables_.range()) && pager_->exclude(store_.range()) && pager_->exclude(mmu_->window_range());
   for (std::size_t i = 0; i < forbidden_count_; ++i) room = room && pager_->exclude(forbidden_[i]);
