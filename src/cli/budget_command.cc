@@ -25,7 +25,7 @@ std::optional<RunSample> find_run(unsigned pid) {
   Sample sample = sample_runs(stats_directories());
   for (RunSample& run : sample.runs) {
     const bool inside = std::any_of(run.processes.begin(), run.processes.end(), [&](const ProcessSample& p) { return p.pid == pid; });
-    if (run.pid == static_cast<int>(pid) || inside) return std::move(run);
+    if (run.pid == static_cast<int>(pid) || inside) return std::optional(std::move(run));
   }
   return std::nullopt;
 }

@@ -58,7 +58,7 @@ int read_policies(const ReplayOptions& options, std::vector<const PolicyKind*>* 
 void print_table(const Recording& recording, const Simulator& simulator, const std::vector<Outcome>& outcomes) {
   std::string command;
   for (const std::string& word : recording.command) command += (command.empty() ? "" : " ") + word;
-  if (command.size() > 80) command = command.substr(0, 77) + "...";
+  if (command.size() > 80) command.replace(77, std::string::npos, "...");
   std::replace(command.begin(), command.end(), '\n', ' ');
   const double waited = static_cast<double>(recording.wait_ns) / 1e9;
   std::string out = fmt::format("recorded: {}\n  {} with {} on {}: {} faults, waited {} ({:.1f}%), {} at most\n", command,

@@ -61,6 +61,7 @@ Result<void> Descriptors::open(int userfault, Visibility visibility) noexcept {
   adopt(kBell, sys::eventfd(), lowest);
   adopt(kMemory, sys::open("/proc/thread-self/mem", O_RDONLY), lowest);
   adopt(kProcess, sys::pidfd_self(), lowest);
+  adopt(kSmaps, sys::open("/proc/thread-self/smaps", O_RDONLY), lowest);
   return {};
 }
 

@@ -25,6 +25,7 @@ class Descriptors {
     kMemory,   // /proc/…/mem: reading pages of the program; may be missing
     kProcess,  // this process; may be missing
     kBell,     // eventfd that ends a wait; may be missing
+    kSmaps,    // /proc/…/smaps: flags of mappings, for when the program has left /proc behind; may be missing
     kCount,
   };
 
@@ -57,7 +58,7 @@ class Descriptors {
   [[nodiscard]] static Identity identity(int fd) noexcept;
   void adopt(Which which, Result<int> opened, int lowest) noexcept;
 
-  int numbers_[kCount] = {-1, -1, -1, -1, -1, -1};
+  int numbers_[kCount] = {-1, -1, -1, -1, -1, -1, -1};
   Identity identities_[kCount] = {};
 };
 

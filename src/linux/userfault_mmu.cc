@@ -57,6 +57,7 @@ Result<void> UserfaultMmu::adopt(Rung rung, const Userfault& userfault) noexcept
 
 void UserfaultMmu::reset_after_fork() noexcept {
   windows_.reset_after_fork();
+  smaps_mutex_.reset_after_fork();
   watched_part_ = {};
 }
 

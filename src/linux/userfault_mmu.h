@@ -11,7 +11,7 @@
 //
 // Which threads may call (Options::visibility): kPrivate, only threads that share the descriptor table of create(),
 // in particular interrupt() too; kShared, any thread of the process. Apart from that everything is thread-safe as
-// Mmu says. The only lock is that of the window table, a leaf.
+// Mmu says. The only locks are that of the window table and that of a kept descriptor, leaves.
 //
 // Windows are watched only while pages are being moved into them. So the engine's own discards there make no message,
 // an empty window page reads as zeros, and the thread that reads messages may evict. Beyond Mmu's contract: move()
@@ -24,6 +24,7 @@
 #include <cstdint>
 
 #include "base/memory_source.h"
+#include "base/mutex.h"
 #include "linux/descriptors.h"
 #include "linux/userfault.h"
 #include "linux/window_space.h"
@@ -68,6 +69,7 @@ class UserfaultMmu final : public Mmu {
   [[nodiscard]] Result<Mapping> mapping_at_or_above(PageIndex page) noexcept override;
   [[nodiscard]] Result<Mapping> detailed_mapping_at_or_above(PageIndex page) noexcept override;
   [[nodiscard]] Result<std::size_t> detailed_mappings(PageIndex from, std::span<Mapping> out) noexcept override;
+  [[nodiscard]] Result<void> walk_detailed_mappings(PageIndex from, std::span<Mapping> room, MappingSink& sink) noexcept override;
   [[nodiscard]] Result<std::size_t> scan(PageRange range, std::span<PageRun> out, PageIndex* scanned) noexcept override;
   bool report_sharing(bool on) noexcept override {
     report_sharing_.store(on, std::memory_order_relaxed);
@@ -137,6 +139,7 @@ class UserfaultMmu final : public Mmu {
   Descriptors fds_;
   WindowSpace windows_;
   std::atomic<bool> interrupted_{false};
+  Mutex smaps_mutex_;  // one reader of Descriptors::kSmaps at a time: they share a position
   PageRange never_watched_[4];
   std::atomic<bool> report_sharing_{false};
   PageRange watched_part_;  // between begin_moves_into() and end_moves_into(); guarded by the caller's lock

@@ -108,6 +108,40 @@ TEST_F(MmuMap, LockedAndWatchedMappingsShow) {
   EXPECT_TRUE(detailed(home.page(0)).has(Mapping::kLocked));
 }
 
+// Every mapping it is told of from `start` on.
+class Collector final : public MappingSink {
+ public:
+  explicit Collector(std::size_t most) : most_(most) { seen_.reserve(most); }
+  bool take(std::span<const Mapping> some) noexcept override {
+    for (const Mapping& mapping : some) seen_.push_back(mapping);
+    return seen_.size() < most_;
+  }
+  [[nodiscard]] const std::vector<Mapping>& seen() const { return seen_; }
+
+ private:
+  const std::size_t most_;
+  std::vector<Mapping> seen_;
+};
+
+TEST_F(MmuMap, OneWalkShowsEachOfManyMappingsOnceInSmallHandfuls) {
+  constexpr std::size_t kMany = 2000;
+  Memory home(kMany);
+  for (std::size_t i = 0; i < kMany; i += 2) ASSERT_EQ(mprotect(home.at(i), kPageSize, PROT_READ), 0);
+  Mapping room[7];
+  Collector all(kMany + 2000);
+  ASSERT_TRUE(mmu().walk_detailed_mappings(home.page(5), room, all));
+  ASSERT_GE(all.seen().size(), kMany - 5);
+  for (std::size_t i = 5; i < kMany; ++i) {
+    const Mapping& mapping = all.seen()[i - 5];
+    ASSERT_EQ(mapping.range, home.range(i, 1)) << i;
+    ASSERT_EQ(mapping.has(Mapping::kWritable), i % 2 != 0) << i;
+    ASSERT_FALSE(mapping.has(Mapping::kFlagsUnknown));
+  }
+  Collector some(20);
+  ASSERT_TRUE(mmu().walk_detailed_mappings(home.page(0), room, some));
+  EXPECT_EQ(some.seen().size(), 21u) << "enough after three handfuls";
+}
+
 TEST_F(MmuMap, EveryWayOfAskingAgreesOnTheWholeProcess) {
   std::vector<Mapping> all(1000);
   std::vector<Mapping> text;

@@ -36,6 +36,31 @@ Mapping translate(const uapi::ProcmapQuery& from, const char* name) noexcept {
 // The text also lists [vsyscall], which lies in the kernel's half and is no mapping of the process.
 bool in_user_half(const Mapping& mapping) noexcept { return mapping.range.first.address().raw() >> 63 == 0; }
 
+Result<void> read_details(int smaps, PageIndex from, std::span<Mapping> room, MappingSink& sink) noexcept {
+  LineReader lines(smaps);
+  std::string_view line;
+  Mapping current;
+  bool wanted = false;
+  std::size_t filled = 0;
+  while (lines.next(line)) {
+    // An entry is its mapping line, some counters, and the flags at the end. Counters start with a capital letter.
+    if (!line.empty() && line.front() >= 'A' && line.front() <= 'Z') {
+      if (wanted && parse_vm_flags(line, current)) room[filled++] = current;
+    } else if (parse_mapping_line(line, current)) {
+      wanted = from < current.range.end() && in_user_half(current);
+    }
+    if (filled < room.size()) continue;
+    filled = 0;
+    if (!sink.take(room)) return {};
+  }
+  if (filled != 0) {
+    (void)sink.take(room.first(filled));
+  } else if (lines.failed()) {
+    return std::unexpected(lines.error());
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<Mapping> UserfaultMmu::query_mapping(PageIndex page) noexcept {
@@ -80,27 +105,32 @@ Result<Mapping> UserfaultMmu::mapping_at_or_above(PageIndex page) noexcept {
   return read_mapping(page);
 }
 
-Result<std::size_t> UserfaultMmu::detailed_mappings(PageIndex from, std::span<Mapping> out) noexcept {
-  if (out.empty()) return std::size_t{0};
-  // Opened for each reading: this is rare, and one descriptor less to keep.
+Result<void> UserfaultMmu::walk_detailed_mappings(PageIndex from, std::span<Mapping> room, MappingSink& sink) noexcept {
+  // Opened for each reading, which the next one begins anew, so that readers need not wait for each other. Where that cannot
+  // be done any more (chroot, nothing mounted there) the one that was opened in time serves, one reader at a time.
   const Result<int> smaps = sys::open("/proc/thread-self/smaps", O_RDONLY);
-  if (!smaps) return std::unexpected(smaps.error());
-  LineReader lines(*smaps);
-  std::string_view line;
-  Mapping current;
-  bool wanted = false;
-  std::size_t filled = 0;
-  while (filled < out.size() && lines.next(line)) {
-    // An entry is its mapping line, some counters, and the flags at the end. Counters start with a capital letter.
-    if (!line.empty() && line.front() >= 'A' && line.front() <= 'Z') {
-      if (wanted && parse_vm_flags(line, current)) out[filled++] = current;
-    } else if (parse_mapping_line(line, current)) {
-      wanted = from < current.range.end() && in_user_half(current);
-    }
+  if (smaps) {
+    const Result<void> walked = read_details(*smaps, from, room, sink);
+    sys::close(*smaps);
+    return walked;
   }
-  sys::close(*smaps);
-  if (filled == 0 && lines.failed()) return std::unexpected(lines.error());
-  return filled;
+  if (!fds_.has(Descriptors::kSmaps)) return std::unexpected(smaps.error());
+  MutexLock hold(smaps_mutex_);
+  return read_details(fds_[Descriptors::kSmaps], from, room, sink);
+}
+
+Result<std::size_t> UserfaultMmu::detailed_mappings(PageIndex from, std::span<Mapping> out) noexcept {
+  struct First final : MappingSink {
+    std::size_t count = 0;
+    bool take(std::span<const Mapping> some) noexcept override {
+      count = some.size();
+      return false;
+    }
+  } first;
+  if (out.empty()) return std::size_t{0};
+  const Result<void> walked = walk_detailed_mappings(from, out, first);
+  if (!walked) return std::unexpected(walked.error());
+  return first.count;
 }
 
 Result<Mapping> UserfaultMmu::detailed_mapping_at_or_above(PageIndex page) noexcept {

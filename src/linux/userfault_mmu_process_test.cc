@@ -156,6 +156,26 @@ TEST_F(MmuProcess, ChildNeverClosesNumbersThatTheProgramReused) {
             0);
 }
 
+TEST_F(MmuProcess, FlagsOfMappingsAreStillReadAfterChroot) {
+  if (geteuid() != 0) GTEST_SKIP() << "chroot needs root";
+  EXPECT_EQ(in_child([&] {
+              const Result<UserfaultMmu*> mmu = UserfaultMmu::create(memory_, {});
+              if (!mmu) return 1;
+              char empty[] = "/tmp/whimbrel-chroot-XXXXXX";
+              if (mkdtemp(empty) == nullptr || chroot(empty) != 0 || chdir("/") != 0) return 2;
+              if (access("/proc/thread-self/smaps", F_OK) == 0) return 3;
+              if (madvise(home_.at(0), home_.bytes(), MADV_DONTFORK) != 0) return 4;
+              for (int round = 0; round < 2; ++round) {  // the second reading begins where the first began
+                const Result<Mapping> mapping = (*mmu)->detailed_mapping_at_or_above(home_.page(0));
+                if (!mapping || mapping->range != home_.range()) return 5;
+                if (!mapping->has(Mapping::kDontFork) || mapping->has(Mapping::kFlagsUnknown)) return 6;
+              }
+              return 0;
+            }),
+            0);
+  // The child could not remove the directory it was in.
+}
+
 TEST_F(MmuProcess, WorksWithThreeDescriptorsInAll) {
   if (!kRawThreadsUsable) GTEST_SKIP() << "threads of libc keep standard input, output and error: nothing is left";
   EXPECT_EQ(in_child([&] {

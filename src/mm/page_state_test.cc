@@ -21,6 +21,13 @@ constexpr E kEvents[] = {E::kCollect, E::kCommit, E::kFinish, E::kPopulate, E::k
                          E::kReturnToDevice, E::kMakeExclusive, E::kMapCoherent, E::kPopulateCoherent, E::kLose, E::kDrop};
 
 // The whole relation, written down a second time on purpose: an edge added or lost in next() fails here.
+TEST(PageState, MigratingAreTheThreeStatesInBetween) {
+  for (const PageState s : {PageState::kMigratingOut, PageState::kCommitted, PageState::kMigratingHome}) EXPECT_TRUE(is_migrating(s));
+  for (const PageState s : {PageState::kRam, PageState::kDevice, PageState::kExclusive, PageState::kPoisoned, PageState::kCoherent}) {
+    EXPECT_FALSE(is_migrating(s));
+  }
+}
+
 TEST(PageState, ExactlyTheseTransitionsExist) {
   const std::set<std::pair<std::pair<S, E>, S>> edges = {
       {{S::kRam, E::kCollect}, S::kMigratingOut},        {{S::kRam, E::kPopulate}, S::kDevice},

@@ -26,6 +26,9 @@ constexpr std::int64_t kLongestForCost = 100 * kMillisecond;
 // How fast a program may take new memory: nanoseconds per page at 4 GB/s.
 constexpr std::int64_t kFastestTouch = 1'000;
 
+// Mappings looked at between two signs of life: some milliseconds, on a busy machine a second.
+constexpr std::size_t kBeatEvery = 1024;
+
 // Mappings smaller than this many huge pages keep small ones.
 constexpr std::uint64_t kLeastUnits = 4;
 
@@ -63,6 +66,7 @@ bool Adoption::scan_locked(Verify verify_what) noexcept {
   next_.clear();
   something_new_ = memory_short_ = unverified_ = false;
   PageIndex at(0);
+  std::size_t walked = 0;
   for (;;) {
     const Result<Mapping> mapping = core_.space.mmu().mapping_at_or_above(at);
     if (!mapping) break;
@@ -71,6 +75,7 @@ bool Adoption::scan_locked(Verify verify_what) noexcept {
     if (mapping->range.first < at) next_.cut(PageRange::between(mapping->range.first, at));
     add_mapping(*mapping);
     at = mapping->range.end();
+    if (++walked % kBeatEvery == 0) core_.beat();
   }
   verify_cost_ = 0;
   if (unverified_ || verify_what == Verify::kEverything) verify(verify_what);
@@ -233,26 +238,44 @@ void Adoption::count_unseen(const Region& region) noexcept {
   }
 }
 
+// Regions and details come in the same order: one walk serves all of them.
+class Adoption::Details final : public MappingSink {
+ public:
+  Details(Adoption& adoption, Verify what) noexcept : adoption_(adoption), what_(what) {}
+  // Whether there is a region left that wants details; *at is where it begins.
+  [[nodiscard]] bool wanted(PageIndex* at) noexcept NO_THREAD_SAFETY_ANALYSIS {  // verify() holds the mutex
+    const RegionTable& regions = adoption_.next_;
+    while (what_ == Verify::kNew && r_ < regions.size() &&
+           (regions[r_].kind != Eligibility::kManaged || regions[r_].verified)) {
+      ++r_;
+    }
+    if (r_ == regions.size()) return false;
+    *at = regions[r_].range.first;
+    return true;
+  }
+  bool take(std::span<const Mapping> some) noexcept override NO_THREAD_SAFETY_ANALYSIS {
+    RegionTable& regions = adoption_.next_;
+    for (const Mapping& mapping : some) {
+      // A region that is in no mapping any more is left unverified.
+      while (r_ < regions.size() && regions[r_].range.end() <= mapping.range.first) ++r_;
+      while (r_ < regions.size() && mapping.range.contains(regions[r_].range)) adoption_.apply_details(regions[r_++], mapping);
+    }
+    adoption_.core_.beat();
+    PageIndex at;
+    return wanted(&at);
+  }
+
+ private:
+  Adoption& adoption_;
+  const Verify what_;
+  std::size_t r_ = 0;
+};
+
 void Adoption::verify(Verify what) noexcept {
   const std::int64_t start = now();
   if (what == Verify::kNew && start < next_verify_) return;
-  std::size_t r = 0;
-  while (r < next_.size()) {
-    if (what == Verify::kNew && (next_[r].kind != Eligibility::kManaged || next_[r].verified)) {
-      ++r;
-      continue;
-    }
-    const Result<std::size_t> found = core_.space.mmu().detailed_mappings(next_[r].range.first, details_);
-    if (!found || *found == 0) break;
-    for (std::size_t d = 0; d < *found; ++d) {
-      const Mapping& mapping = details_[d];
-      while (r < next_.size() && next_[r].range.end() <= mapping.range.first) ++r;
-      while (r < next_.size() && mapping.range.contains(next_[r].range)) apply_details(next_[r++], mapping);
-    }
-    // A region that is in no mapping any more is left unverified.
-    if (r < next_.size() && next_[r].range.first < details_[*found - 1].range.end()) ++r;
-    if (*found < details_.size()) break;
-  }
+  Details details(*this, what);
+  if (PageIndex at; details.wanted(&at)) (void)core_.space.mmu().walk_detailed_mappings(at, details_, details);
   const std::int64_t cost = now() - start;
   verify_cost_ += cost;
   next_verify_ = start + (is_under_pressure() ? after(cost, kVerifyShareUrgent) : cost * kVerifyShare);
@@ -363,7 +386,8 @@ void Adoption::recount_locked() noexcept {
   ResidentCount::Walk walk(core_.resident);
   std::uint64_t all = 0, fixed = 0;
   PageIndex at(0);
-  for (;;) {
+  for (std::size_t walked = 1;; ++walked) {
+    if (walked % kBeatEvery == 0) core_.beat();
     PageRange range;
     bool movable = false;
     {

@@ -29,6 +29,7 @@ class Adoption {
 
  private:
   enum class Verify : std::uint8_t { kNew, kEverything };
+  class Details;
 
   [[nodiscard]] std::int64_t now() const noexcept { return core_.space.clock().now_ns(); }
   bool scan_locked(Verify verify) noexcept REQUIRES(mutex_);

@@ -50,6 +50,7 @@ class FaultyDevice final : public Device {
   void release(DeviceSlot first, std::uint32_t pages) noexcept override { device_.release(first, pages); }
   void submit(DeviceBatch& batch) noexcept override {
     for (DeviceOp& op : batch.ops) {
+      hold_while_told();
       if (op.kind == DeviceOp::Kind::kLoad) note_loader();
       const bool bad = op.kind == DeviceOp::Kind::kStore ? fail_stores.load() : fail_loads.load();
       if (bad) {
@@ -70,8 +71,17 @@ class FaultyDevice final : public Device {
   std::atomic<std::uint64_t> loads_by_others{0};  // than the thread that was the first to load anything
   std::atomic<bool> fail_loads{false};
   std::atomic<bool> fail_stores{false};
+  std::atomic<bool> hold{false};               // whatever comes waits until this is false again
+  std::atomic<std::int64_t> delay_one_ns{0};   // the next operation takes so much longer
 
  private:
+  // By the engine's own means: libc knows nothing of the threads that come here.
+  void hold_while_told() {
+    Event nobody;
+    if (const std::int64_t delay = delay_one_ns.exchange(0); delay != 0) nobody.wait(nobody.value(), delay);
+    while (hold) nobody.wait(nobody.value(), 1'000'000);
+  }
+
   void note_loader() noexcept {
     const auto self = static_cast<std::uint32_t>(sys::gettid());
     std::uint32_t nobody = 0;

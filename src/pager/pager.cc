@@ -155,6 +155,8 @@ std::int64_t Pager::background_step() noexcept {
   return std::max<std::int64_t>(wait, 0);
 }
 
+void Pager::set_beat(std::atomic<std::uint64_t>* place) noexcept { core_.beat_at = place; }
+
 bool Pager::is_scattered() const noexcept { return core_.is_scattered(); }
 
 Event& Pager::wake_event() noexcept { return core_.wake; }

@@ -17,6 +17,7 @@
 // its own.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <span>
 
@@ -107,6 +108,10 @@ class Pager final : public PageMapOps, public HolePolicy, public SpaceObserver {
   [[nodiscard]] Event& wake_event() noexcept;
   // Lately the program has touched pages here and there, and the fault thread takes the victims.
   [[nodiscard]] bool is_scattered() const noexcept;
+
+  // Where to put the time now and then in the middle of long work, for whoever waits for a sign of life. Null: nowhere.
+  // Before the first step, and again in a forked child.
+  void set_beat(std::atomic<std::uint64_t>* place) noexcept;
 
   // The program has just made these mappings: the large ones are registered at once, the rest by the next walk. A hint;
   // for whoever hears of mappings as they are made. `all`: there are no others. Any thread; never waits.

@@ -141,6 +141,10 @@ class PagerCore {
   }
   void raise(Pager::Notice notice) noexcept;
   void kick() noexcept;
+  // Background thread: it is at work.
+  void beat() noexcept {
+    if (beat_at != nullptr) beat_at->store(static_cast<std::uint64_t>(space.clock().now_ns()), std::memory_order_relaxed);
+  }
 
   // ---- what is told of it all (pager/event_ring.h) ----
   [[nodiscard]] std::int64_t log_clock() const noexcept { return config.events == nullptr ? 0 : space.clock().now_ns(); }
@@ -192,6 +196,7 @@ class PagerCore {
 
   PagerStats* stats = nullptr;
   PagerStats* own_stats = nullptr;
+  std::atomic<std::uint64_t>* beat_at = nullptr;
 
   // Limits and counts.
   std::atomic<std::uint64_t> ram_bytes;

@@ -10,12 +10,13 @@ bool ResidentSweep::is_candidate(const PageRun& run) const noexcept {
   return is_movable(run) && (shared_too_ || (run.kind & PageRun::kShared) == 0);
 }
 
-void ResidentSweep::read_ahead(const Region& region, PageIndex at) noexcept {
+void ResidentSweep::read_ahead(PageIndex at) noexcept {
   if (ahead_.contains(at)) return;
-  // Up to a border of 2 MiB, so that no huge page is seen in two halves.
+  // Up to a border of 2 MiB, so that no huge page is seen in two halves. Beyond the region as well: the next ones are looked
+  // at next, and a program can have tens of thousands of a page each.
   const PageIndex border = (at + PageCount(read_ahead_)).huge_base();
+  const PageIndex end = std::min(border, regions_[regions_.size() - 1].range.end());
   read_ahead_ = std::min(read_ahead_ * 2, kMostReadAhead);
-  const PageIndex end = std::min(region.range.end(), border);
   PageIndex scanned = end;
   const Result<std::size_t> found = mmu_.scan(PageRange::between(at, end), runs_, &scanned);
   run_count_ = found ? *found : 0;
@@ -81,7 +82,7 @@ bool ResidentSweep::find(const Region& region, PageIndex from, Clump* out) noexc
   for (std::size_t i = 0; i < run_count_; ++i) {
     if (!is_candidate(runs_[i])) continue;
     at = std::max(runs_[i].range.first, at);
-    while (at < runs_[i].range.end()) {
+    while (at < std::min(runs_[i].range.end(), region.range.end())) {
       if (accept(region, i, &at, out)) return true;
     }
   }
@@ -91,10 +92,13 @@ bool ResidentSweep::find(const Region& region, PageIndex from, Clump* out) noexc
 bool ResidentSweep::next(PageIndex from, Clump* out) noexcept {
   for (std::size_t i = regions_.at_or_above(from); i < regions_.size(); ++i) {
     const Region& region = regions_[i];
-    if (!region.may_evict()) continue;
+    if (!region.may_evict()) {
+      if (region.kind == Eligibility::kManaged && !region.refused) refused_ = true;
+      continue;
+    }
     PageIndex at = std::max(from, region.range.first);
     while (at < region.range.end()) {
-      read_ahead(region, at);
+      read_ahead(at);
       if (find(region, at, out)) {
         read_ahead_ = kLeastReadAhead;
         return true;

@@ -34,7 +34,8 @@ class ResidentSweep final : public ResidentView {
     return (run.kind & PageRun::kPresent) != 0 && (run.kind & (PageRun::kZero | PageRun::kFile)) == 0;
   }
   [[nodiscard]] bool next(PageIndex from, Clump* out) noexcept override;
-  // Since begin(): pages were passed over because they refused lately.
+  // Since begin(): pages were passed over that may be to be had another time: they refused lately, or what is known of their
+  // mapping is in doubt or not complete yet.
   [[nodiscard]] bool saw_refused() const noexcept { return refused_; }
 
  private:
@@ -42,9 +43,9 @@ class ResidentSweep final : public ResidentView {
   // the time the pager's lock is held.
   static constexpr std::uint64_t kLeastReadAhead = kPagesPerHuge, kMostReadAhead = 16384;
 
-  // Makes `ahead_` begin at or below `at` and end above it, within the region.
-  void read_ahead(const Region& region, PageIndex at) noexcept;
-  // The first clump in [from, end of ahead_). False: none there.
+  // Makes `ahead_` begin at or below `at` and end above it.
+  void read_ahead(PageIndex at) noexcept;
+  // The first clump of the region in [from, end of ahead_). False: none there.
   [[nodiscard]] bool find(const Region& region, PageIndex from, Clump* out) noexcept;
   [[nodiscard]] bool is_candidate(const PageRun& run) const noexcept;
   // The clump that starts at `first`, a page of run number `run`, and ends below `limit`.

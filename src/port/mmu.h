@@ -102,6 +102,16 @@ enum class WindowKind : std::uint8_t {
   kHuge,   // 2 MiB aligned, huge pages wanted
 };
 
+// Takes mappings as they are read, some at a time, in ascending order.
+class MappingSink {
+ public:
+  // False: enough.
+  [[nodiscard]] virtual bool take(std::span<const Mapping> some) noexcept = 0;
+
+ protected:
+  ~MappingSink() = default;
+};
+
 class Mmu {
  public:
   virtual ~Mmu() = default;
@@ -125,6 +135,16 @@ class Mmu {
       from = mapping->range.end();
     }
     return filled;
+  }
+  // The same for all that there are, in one walk: asking again and again for the next ones makes a slow reading begin anew
+  // each time. `room` holds what is handed over together. Ends at the last mapping, or when the sink has had enough.
+  [[nodiscard]] virtual Result<void> walk_detailed_mappings(PageIndex from, std::span<Mapping> room, MappingSink& sink) noexcept {
+    for (;;) {
+      const Result<std::size_t> found = detailed_mappings(from, room);
+      if (!found) return std::unexpected(found.error());
+      if (*found == 0 || !sink.take(room.first(*found)) || *found < room.size()) return {};
+      from = room[*found - 1].range.end();
+    }
   }
 
   // ---- what is present -----------------------------------------------------------------------------------

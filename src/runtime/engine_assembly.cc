@@ -49,7 +49,7 @@ Result<void> Engine::make_pieces() noexcept {
 }
 
 Result<void> Engine::make_the_device() noexcept {
-  const DeviceEnvironment environment{.memory = store_, .kinds = built_in_devices(), .clock = &clock_};
+  const DeviceEnvironment environment{.memory = store_, .kinds = built_in_devices(), .device_process = settings_.device_process, .clock = &clock_};
   SpecMessage message;
   Result<DeviceHandle> device =
       make_device(settings_.device[0] != 0 ? settings_.device : "zstd", environment, message);
@@ -85,6 +85,7 @@ Result<void> Engine::make_pager() noexcept {
   const Result<Pager*> pager = Pager::create(*space_, *device_, config);
   if (!pager) return std::unexpected(pager.error());
   pager_ = *pager;
+  pager_->set_beat(&slot_->background_beat_ns);
   if (hints_ != nullptr) hints_->wakes(&pager_->wake_event());
   bool room = pager_->exclude(stacks_.range()) && pager_->exclude(tables_.range()) && pager_->exclude(store_.range()) && pager_->exclude(mmu_->window_range());
   for (std::size_t i = 0; i < forbidden_count_; ++i) room = room && pager_->exclude(forbidden_[i]);

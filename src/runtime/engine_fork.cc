@@ -80,6 +80,7 @@ Engine::ChildResult Engine::take_over_in_child() noexcept {
   if (space_->recover_in_child() != 0) return ChildResult::kTouched;
   device_->settle_in_child();
   pager_->reset_in_child(&slot_->pager);
+  pager_->set_beat(&slot_->background_beat_ns);
   record_events();
   slot_->mode.store(EngineMode::kManaged, std::memory_order_relaxed);
   phase_.store(Phase::kRunning, std::memory_order_release);

@@ -48,7 +48,11 @@ class Run:
         seizer = subprocess.Popen([BUILD / "tests/seize-thread", str(self.pid), thread, how], stdout=subprocess.PIPE, text=True)
         self.seizers.append(seizer)
         assert seizer.stdout.readline() == "ready\n"
+        self.seized_at = time.monotonic()
         return seizer
+
+    def tell_time(self, what):
+        print(f"{what}: {time.monotonic() - self.seized_at:.1f} s after the thread was gone or held", flush=True)
 
     def finish(self, limit=60):
         out, err = self.process.communicate(timeout=limit)
@@ -76,6 +80,7 @@ class Watchdog(unittest.TestCase):
         run.seize("whimbrel-fault", "end")
         run.ask()
         status, out, err = run.finish()
+        run.tell_time("fault thread ended, program ended with a message")
         self.assertEqual(status, -signal.SIGABRT, err)
         self.assertNotIn(EXPECTED, out.split())  # never zeros instead of the contents
         self.assertRegex(err, r"process %d: whimbrel's fault thread has ended: .*\n  next: " % run.pid)
@@ -85,6 +90,7 @@ class Watchdog(unittest.TestCase):
         run.seize("whimbrel-fault", "hold")
         run.ask()
         status, out, err = run.finish()
+        run.tell_time("fault thread held with --watchdog 3, program ended with a message")
         self.assertEqual(status, -signal.SIGABRT, err)
         self.assertRegex(err, r"fault thread has been stopped by itself")
 

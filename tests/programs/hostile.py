@@ -29,6 +29,7 @@ class Case:
         self.ram = int(values.get("budget", 16)) * MIB
         self.verdict = "verdict" in options
         self.idle = "idle" in options
+        self.complains = "complains" in options
         self.program_case = values.get("case", "end" if self.name.startswith("end-") else self.name)
 
     def run(self, tools, limit, **budget):
@@ -62,6 +63,10 @@ def problems_of(case, outcome, said, plain_said):
         problems.append("no statistics written")
     elif not case.idle and not outcome.stats.get("pages_out"):
         problems.append("no page moved: the run shows nothing")
+    # What would have a reader look for a fault where there is none.
+    for complaint in ("background thread", "all that is left is locked"):
+        if complaint in outcome.errors.decode(errors="replace") and not case.complains:
+            problems.append(f"says '{complaint}' of a program that can be managed")
     return problems
 
 

@@ -110,6 +110,7 @@ CASE(case_advice);
 CASE(case_huge_switch);
 CASE(case_rights_storm);
 CASE(case_thread_storm);
+CASE(case_group_limit);
 CASE(case_end);
 CASE(helper_pipe_writer);
 CASE(helper_verify);

@@ -47,6 +47,7 @@ static const struct Case kCases[] = {
     {"huge-switch", case_huge_switch, "huge pages on and off, by advice and by prctl"},
     {"rights-storm", case_rights_storm, "3 threads change rights by mprotect all the time"},
     {"thread-storm", case_thread_storm, "ten thousand threads come and go"},
+    {"group-limit", case_group_limit, "a memory control group's limit is reached while memory is fetched; with kill: and cannot be held"},
     {"end", case_end, "ends by: exit7, quick7, abort, dump, segv, term, kill, alarm"},
     {"pipe-writer", helper_pipe_writer, "(helper of pipe-eof)"},
     {"verify", helper_verify, "(helper of exec-thread and spawn)"},
