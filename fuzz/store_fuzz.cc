@@ -31,7 +31,7 @@ FileDevice::Options options_of(std::size_t which) {
   FileDevice::Options options{.path = "/dev/shm", .direct = DirectIo::kOff, .ring = false, .size_bytes = kFileBytes};
   options.unit_pages = kUnit;
   options.codec = kCodecs[which % 3];
-  options.encrypt = which >= 3 && FileCipher::is_possible();
+  options.encrypt = which >= 3 && ExtentCipher::is_possible();
   options.max_pages = 1 << 12;
   options.store_workers = options.load_workers = 1;
   return options;

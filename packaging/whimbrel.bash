@@ -19,7 +19,7 @@ _whimbrel() {
         fi
       done
       case "$previous" in
-        --device) mapfile -t COMPREPLY < <(compgen -W "zstd lz4 ram file:" -- "$current") ;;
+        --device) mapfile -t COMPREPLY < <(compgen -W "zstd lz4 ram file: nbd: chain: mirror:" -- "$current") ;;
         --stats | --events) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
         --ram | --total) mapfile -t COMPREPLY < <(compgen -W "64M 256M 1G 4G" -- "$current") ;;
         *) mapfile -t COMPREPLY < <(compgen -W "--ram --total --device --json --stats --events --watchdog --no-huge-pages --quiet --help --" -- "$current") ;;

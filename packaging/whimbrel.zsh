@@ -18,7 +18,7 @@ _whimbrel() {
       _arguments \
         '--ram[most memory resident and uncompressed]:size:(64M 256M 1G 4G)' \
         '--total[most memory in all]:size:(256M 1G 4G)' \
-        '--device[where pages go]:device:(zstd lz4 ram file\:)' \
+        '--device[where pages go]:device:(zstd lz4 ram file\: nbd\: chain\: mirror\:)' \
         '--json[print the summary as JSON]' \
         '--stats[also write the summary to this file]:file:_files' \
         '--events[write each move of pages to this file]:file:_files' \

@@ -101,7 +101,7 @@ class RunHelp : public CLI::Formatter {
 void add_run(CLI::App& app, RunOptions& options) {
   app.add_option("--ram", options.ram, "Most memory that may be resident and uncompressed")->type_name("SIZE");
   app.add_option("--total", options.total, "Most memory in all: resident, store and whimbrel's own")->type_name("SIZE");
-  app.add_option("--device", options.device, "Where pages go: zstd, lz4, ram or file:PATH, with options as NAME:KEY=VALUE,...")
+  app.add_option("--device", options.device, "Where pages go: zstd, lz4, ram, file:PATH or nbd:URI, with options as NAME:KEY=VALUE,...")
       ->type_name("SPEC")
       ->capture_default_str();
   app.add_flag("--json", options.json, "Print the summary as one line of JSON");

@@ -20,6 +20,7 @@
 #include "cli/readiness.h"
 #include "cli/summary.h"
 #include "cli/supervisor.h"
+#include "device_process/launch.h"
 #include "devices/device_spec.h"
 #include "runtime/settings.h"
 
@@ -87,6 +88,22 @@ int check_device(const std::string& spec) {
   return complain(kExitUsage, "--device " + spec + ": " + message.c_str(), choices);
 }
 
+// What stands behind the device process is tried out before the program starts: a server that is not there is a mistake
+// to hear of now.
+int start_device_process(const RunOptions& options, device_process::DeviceProcess* process) {
+  if (!needs_device_process(options.device, built_in_devices())) return 0;
+  std::string problem, advice;
+  if (!process->start(false, &problem, &advice)) return complain(kExitCannotRun, problem, advice);
+  SpecMessage message;
+  if (try_device_spec(options.device, built_in_devices(), process->address().c_str(), message)) return 0;
+  problem = "--device " + options.device + ": " + message.c_str();
+  if (const std::size_t next = problem.find("; next: "); next != std::string::npos) {
+    advice = problem.substr(next + 8);
+    problem.erase(next);
+  }
+  return complain(kExitUsage, problem, advice);
+}
+
 int check_program(const ProgramReport& report) {
   switch (report.verdict) {
     case Manageable::kYes: return 0;
@@ -100,7 +117,8 @@ int check_program(const ProgramReport& report) {
 // This process's environment with what the library needs. Ours comes first in LD_PRELOAD, so that nobody registers
 // fork handlers before us.
 std::vector<std::string> environment_for(const std::string& library, const Limits& limits, const RunOptions& options,
-                                         const std::string& stats, const std::string& events) {
+                                         const std::string& stats, const std::string& events,
+                                         const std::string& device_process) {
   std::vector<std::string> out;
   std::string preload = "LD_PRELOAD=" + library;
   for (char** entry = environ; *entry != nullptr; ++entry) {
@@ -108,7 +126,7 @@ std::vector<std::string> environment_for(const std::string& library, const Limit
     if (text.starts_with("LD_PRELOAD=")) {
       if (text.size() > 11) preload.append(":").append(text.substr(11));
     } else if (!text.starts_with("WHIMBREL_RAM=") && !text.starts_with("WHIMBREL_TOTAL=") &&
-               !text.starts_with("WHIMBREL_DEVICE=") && !text.starts_with("WHIMBREL_STATS=") &&
+               !text.starts_with("WHIMBREL_DEVICE=") && !text.starts_with("WHIMBREL_DEVICE_PROCESS=") && !text.starts_with("WHIMBREL_STATS=") &&
                !text.starts_with("WHIMBREL_EVENTS=") && !text.starts_with("WHIMBREL_HUGE_PAGES=")) {
       out.emplace_back(text);
     }
@@ -118,6 +136,7 @@ std::vector<std::string> environment_for(const std::string& library, const Limit
   out.push_back(std::string(kEnvTotal) + "=" + std::to_string(limits.total));
   out.push_back(std::string(kEnvDevice) + "=" + options.device);
   out.push_back(std::string(kEnvStats) + "=" + stats);
+  if (!device_process.empty()) out.push_back(std::string(kEnvDeviceProcess) + "=" + device_process);
   if (!events.empty()) out.push_back(std::string(kEnvEvents) + "=" + events);
   if (options.no_huge_pages) out.push_back(std::string(kEnvHugePages) + "=0");
   return out;
@@ -180,19 +199,34 @@ int run_command(const RunOptions& given) {
     return complain(kExitUsage, problem, "name a file that can be written");
   }
 
+  device_process::DeviceProcess device;
+  if (const int bad = start_device_process(options, &device)) {
+    live.remove();
+    return bad;
+  }
   const Launch launch{program.path, options.command,
-                      environment_for(library, limits, options, live.path(), events.path()), true};
+                      environment_for(library, limits, options, live.path(), events.path(), device.address()), true};
   events.start(live.file(), options.command);
   Summary summary;
   EngineWatch watch(live.file().layout(), live.path(), std::chrono::seconds(options.watchdog));
-  summary.end = run_program(launch, [&live, &watch] {
+  bool told = false;
+  const auto look_at_device = [&device, &told] {
+    if (told || !device.has_ended()) return;
+    told = true;
+    complain(0, "the device process has ended: what was on the server cannot be had any more, and touching it is SIGBUS",
+             "look for the reason in the kernel's log (out of memory?), and end the program");
+  };
+  summary.end = run_program(launch, [&live, &watch, &look_at_device] {
     live.print_messages();
     watch.look();
+    look_at_device();
   });
   if (summary.end.start_error != 0) {
     return complain(summary.end.start_error == ENOENT ? kExitNotFound : kExitNotExecutable,
                     program.path + ": " + std::strerror(summary.end.start_error), "run it without whimbrel to see whether it starts");
   }
+  look_at_device();
+  device.stop();
   live.print_messages();
   if (!events.finish(summary.end, &problem)) complain(0, problem);
   StatsFile::Totals totals;

@@ -8,6 +8,7 @@
 #include "devices/device_spec.h"
 #include "devices/file/file_kind.h"
 #include "devices/ram_device.h"
+#include "devices/ring/nbd_kind.h"
 #include "devices/spec_options.h"
 
 namespace whimbrel {
@@ -122,7 +123,7 @@ constexpr DeviceKind kZstd = {.name = "zstd",
                               .make = make_compressed<CodecId::kZstd>,
                               .destroy = destroy<CompressedDevice>,
                               .limit_option = "capacity"};
-constexpr std::array kKinds = {&kRam, &kLz4, &kZstd, &kFileDevice, &kChainDevice, &kMirrorDevice};
+constexpr std::array kKinds = {&kRam, &kLz4, &kZstd, &kFileDevice, &kNbdDevice, &kChainDevice, &kMirrorDevice};
 
 }  // namespace
 

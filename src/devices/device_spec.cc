@@ -1,5 +1,6 @@
 #include "devices/device_spec.h"
 
+#include "devices/composite/part_specs.h"
 #include "devices/text_cut.h"
 
 namespace whimbrel {
@@ -38,6 +39,35 @@ Result<void> check_device_spec(std::string_view text, DeviceKinds kinds, SpecMes
   const Result<Split> parts = split(text, kinds, message);
   if (!parts) return std::unexpected(parts.error());
   return parts->kind->check(parts->arguments, kinds, message);
+}
+
+bool needs_device_process(std::string_view text, DeviceKinds kinds) noexcept {
+  SpecMessage unused;
+  const Result<Split> parts = split(text, kinds, unused);
+  if (!parts) return false;
+  if (!parts->kind->made_of_devices) return parts->kind->try_out != nullptr;
+  PartSpecs inner;
+  if (!inner.parse(parts->kind->name, parts->arguments, kinds, unused)) return false;
+  for (std::uint32_t i = 0; i < inner.count; ++i) {
+    if (needs_device_process(inner.parts[i].text(), kinds)) return true;
+  }
+  return false;
+}
+
+Result<void> try_device_spec(std::string_view text, DeviceKinds kinds, const char* device_process,
+                             SpecMessage& message) noexcept {
+  message.clear();
+  const Result<Split> parts = split(text, kinds, message);
+  if (!parts) return std::unexpected(parts.error());
+  if (parts->kind->try_out != nullptr) return parts->kind->try_out(parts->arguments, device_process, message);
+  if (!parts->kind->made_of_devices) return {};
+  PartSpecs inner;
+  if (const auto good = inner.parse(parts->kind->name, parts->arguments, kinds, message); !good) return good;
+  for (std::uint32_t i = 0; i < inner.count; ++i) {
+    const Result<void> good = try_device_spec(inner.parts[i].text(), kinds, device_process, message);
+    if (!good) return good;
+  }
+  return {};
 }
 
 Result<DeviceHandle> make_device(std::string_view text, const DeviceEnvironment& environment,

@@ -29,6 +29,7 @@ using DeviceKinds = std::span<const DeviceKind* const>;
 struct DeviceEnvironment {
   MemorySource& memory;
   DeviceKinds kinds;
+  const char* device_process = nullptr;  // its address, for devices that it stands behind; null: there is none
   const Clock* clock = nullptr;          // for the times in DeviceStats; null: they stay 0
   std::uint64_t max_pages = 1ull << 28;  // the most slots that can ever be wanted
   std::uint32_t store_threads = 2;       // that are to work at a time, each with buffers of its own
@@ -50,6 +51,8 @@ struct DeviceKind {
   bool made_of_devices = false;
   // The option that limits how much the device holds; empty: it has none.
   std::string_view limit_option = {};
+  // Only devices behind the device process have it: whether one could be made, by asking there. Errors as of make().
+  Result<void> (*try_out)(std::string_view arguments, const char* device_process, SpecMessage& message) noexcept = nullptr;
 };
 
 // Owns a device that was made by its kind.
@@ -82,11 +85,17 @@ class DeviceHandle {
   Device* device_ = nullptr;
 };
 
-// ram, lz4, zstd, file, chain and mirror.
+// ram, lz4, zstd, file, nbd, chain and mirror.
 [[nodiscard]] DeviceKinds built_in_devices() noexcept;
 
 // Whether the text is a good specification. kInvalid with a message that says what is wrong and what is allowed.
 [[nodiscard]] Result<void> check_device_spec(std::string_view text, DeviceKinds kinds, SpecMessage& message) noexcept;
+
+// Whether a device of this specification, or a part of it, needs the device process. Of a good specification.
+[[nodiscard]] bool needs_device_process(std::string_view text, DeviceKinds kinds) noexcept;
+// Tries out everything in the specification that stands behind the device process. Errors with a message.
+[[nodiscard]] Result<void> try_device_spec(std::string_view text, DeviceKinds kinds, const char* device_process,
+                                           SpecMessage& message) noexcept;
 
 // Makes the device. Errors as of DeviceKind::make(), always with a message.
 [[nodiscard]] Result<DeviceHandle> make_device(std::string_view text, const DeviceEnvironment& environment,

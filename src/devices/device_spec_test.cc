@@ -96,9 +96,9 @@ struct Bad {
 
 TEST(DeviceSpec, BadOnesAreExplained) {
   const Bad cases[] = {
-      {"", "the device is empty; name one of ram, lz4, zstd, file, chain and mirror"},
-      {"zst", "there is no device 'zst'; there are ram, lz4, zstd, file, chain and mirror"},
-      {"ZSTD", "there is no device 'ZSTD'; there are ram, lz4, zstd, file, chain and mirror"},
+      {"", "the device is empty; name one of ram, lz4, zstd, file, nbd, chain and mirror"},
+      {"zst", "there is no device 'zst'; there are ram, lz4, zstd, file, nbd, chain and mirror"},
+      {"ZSTD", "there is no device 'ZSTD'; there are ram, lz4, zstd, file, nbd, chain and mirror"},
       {"zstd:levle=3", "zstd: there is no option 'levle'; zstd takes unit=4K..64K, capacity=SIZE, level=1..19"},
       {"zstd:3", "zstd: there is no option '3'; zstd takes unit=4K..64K, capacity=SIZE, level=1..19"},
       {"lz4:level=3", "lz4: there is no option 'level'; lz4 takes unit=4K..64K, capacity=SIZE"},
@@ -151,6 +151,19 @@ TEST(DeviceSpec, RandomTextsNeverCrash) {
     SpecMessage message;
     const bool good = check_device_spec(text, built_in_devices(), message).has_value();
     EXPECT_EQ(good, message.empty()) << text;
+  }
+}
+
+TEST(DeviceSpec, WhatNeedsTheDeviceProcess) {
+  for (const char* spec : {"nbd://h/x", "nbd:nbd+unix:///?socket=/s,size=1G", "mirror:nbd://a,nbd://b", "chain:lz4@1M,nbd://a",
+                           "chain:lz4@1M,[mirror:zstd,nbd:nbds://a,connections=2]"}) {
+    SpecMessage message;
+    EXPECT_TRUE(check_device_spec(spec, built_in_devices(), message).has_value()) << message.c_str();
+    EXPECT_TRUE(needs_device_process(spec, built_in_devices())) << spec;
+    EXPECT_FALSE(try_device_spec(spec, built_in_devices(), "", message).has_value()) << spec;
+  }
+  for (const char* spec : {"zstd", "chain:lz4@1M,zstd", "mirror:ram,lz4", "nothing"}) {
+    EXPECT_FALSE(needs_device_process(spec, built_in_devices())) << spec;
   }
 }
 
@@ -246,7 +259,7 @@ TEST(DeviceSpec, FurtherKindsCanBeAdded) {
   EXPECT_FALSE(check_device_spec("wrap:zstd:level=77", kinds, message).has_value());
   EXPECT_EQ(message.text(), "zstd: level is '77', but must be a number from 1 to 19");
   EXPECT_FALSE(check_device_spec("wrap", kinds, message).has_value());
-  EXPECT_EQ(message.text(), "the device is empty; name one of ram, lz4, zstd, file, chain, mirror and wrap");
+  EXPECT_EQ(message.text(), "the device is empty; name one of ram, lz4, zstd, file, nbd, chain, mirror and wrap");
   TestMemory memory;
   EXPECT_EQ(make_device("wrap:lz4", {.memory = memory, .kinds = kinds}, message).error().code, Errc::kNotSupported);
   EXPECT_EQ(memory.bytes_in_use(), 0u);

@@ -49,7 +49,7 @@ Result<void> Engine::make_pieces() noexcept {
 }
 
 Result<void> Engine::make_the_device() noexcept {
-  const DeviceEnvironment environment{.memory = store_, .kinds = built_in_devices(), .clock = &clock_};
+  const DeviceEnvironment environment{.memory = store_, .kinds = built_in_devices(), .device_process = settings_.device_process, .clock = &clock_};
   SpecMessage message;
   Result<DeviceHandle> device =
       make_device(settings_.device[0] != 0 ? settings_.device : "zstd", environment, message);

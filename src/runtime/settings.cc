@@ -44,6 +44,9 @@ Settings Settings::from_environment(const char* const* environment) noexcept {
     if (const char* ram = value_of(entry, kEnvRam)) out.ram_bytes = number(ram);
     if (const char* total = value_of(entry, kEnvTotal)) out.total_bytes = number(total);
     if (const char* device = value_of(entry, kEnvDevice)) copy(out.device, sizeof out.device, device);
+    if (const char* process = value_of(entry, kEnvDeviceProcess)) {
+      copy(out.device_process, sizeof out.device_process, process);
+    }
     if (const char* stats = value_of(entry, kEnvStats)) copy(out.stats, sizeof out.stats, stats);
     if (const char* huge = value_of(entry, kEnvHugePages)) out.huge_pages = huge[0] != '0' || huge[1] != 0;
     if (const char* events = value_of(entry, kEnvEvents)) copy(out.events, sizeof out.events, events);

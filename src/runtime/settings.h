@@ -4,6 +4,7 @@
 //   WHIMBREL_RAM      budget for resident, uncompressed memory: bytes in decimal; 0 or absent: none
 //   WHIMBREL_TOTAL    budget for resident + store + staging + whimbrel's own: bytes; 0 or absent: none
 //   WHIMBREL_DEVICE   where pages go, as `run --device` takes it
+//   WHIMBREL_DEVICE_PROCESS  address of the device process, for devices that it stands behind; absent: there is none
 //   WHIMBREL_STATS    path of the statistics file (stats_file.h)
 //   WHIMBREL_EVENTS   path of the event file (event_file.h); absent: no events are recorded
 //   WHIMBREL_HUGE_PAGES  0: streams of the program are not given 2 MiB pages; absent or anything else: they are
@@ -18,6 +19,7 @@ namespace whimbrel {
 inline constexpr const char* kEnvRam = "WHIMBREL_RAM";
 inline constexpr const char* kEnvTotal = "WHIMBREL_TOTAL";
 inline constexpr const char* kEnvDevice = "WHIMBREL_DEVICE";
+inline constexpr const char* kEnvDeviceProcess = "WHIMBREL_DEVICE_PROCESS";
 inline constexpr const char* kEnvStats = "WHIMBREL_STATS";
 inline constexpr const char* kEnvEvents = "WHIMBREL_EVENTS";
 inline constexpr const char* kEnvHugePages = "WHIMBREL_HUGE_PAGES";
@@ -30,6 +32,7 @@ struct Settings {
   bool whole_process = true;
   bool huge_pages = true;
   char device[1280] = {};
+  char device_process[160] = {};
   char stats[512] = {};
   char events[512] = {};
 

@@ -39,7 +39,7 @@ BY_FILE = {
         ("LZ4_compress_fast_extState_fastReset", "LZ4_decompress_safe", "LZ4_initStream", "ZSTD_CCtx_setParameter",
          "ZSTD_DCtx_setParameter", "ZSTD_compress2", "ZSTD_decompressDCtx", "ZSTD_estimateCCtxSize_usingCParams",
          "ZSTD_estimateDCtxSize", "ZSTD_getCParams", "ZSTD_initStaticCCtx", "ZSTD_initStaticDCtx", "ZSTD_isError"), CODEC),
-    "file_cipher.cc": dict.fromkeys(
+    "extent_cipher.cc": dict.fromkeys(
         ("__cpu_indicator_init", "__cpu_model", "crypto_aead_aes256gcm_beforenm",
          "crypto_aead_aes256gcm_decrypt_detached_afternm", "crypto_aead_aes256gcm_encrypt_detached_afternm",
          "sodium_memzero"), CIPHER),

@@ -122,7 +122,7 @@ class FileFaults : public ::testing::Test {
 class Encrypted : public FileFaults, public ::testing::WithParamInterface<CodecId> {
  protected:
   void SetUp() override {
-    if (!FileCipher::is_possible()) GTEST_SKIP() << "this processor has no AES instructions";
+    if (!ExtentCipher::is_possible()) GTEST_SKIP() << "this processor has no AES instructions";
     options_.direct = DirectIo::kOff;  // so that it can be read here
     options_.codec = GetParam();
   }

@@ -49,7 +49,7 @@ struct FileArguments {
         SpecOption{.name = "force", .type = Type::kChoice, .value = &force, .choices = kOffOn},
     };
     if (const auto good = parse_options("file", rest, options, message); !good) return good;
-    if (encrypt != 0 && !FileCipher::is_possible()) {
+    if (encrypt != 0 && !ExtentCipher::is_possible()) {
       message.add(
           "file: encrypt=on needs a processor with AES instructions; encrypt the disk or its partition instead");
       return fail(Errc::kNotSupported, 0, "device option");

@@ -4,12 +4,19 @@
 
 #include "base/check.h"
 #include "base/mutex.h"
-#include "linux/store_file.h"
 
 namespace whimbrel {
 namespace {
 
 constexpr std::int64_t kLook = 50'000;  // nanoseconds
+
+// As ioprio_set(2) has them: somebody waits for a load, nobody for a store. Schedulers without priorities ignore them.
+constexpr std::uint16_t kBestEffort = 2 << 13;
+constexpr std::uint16_t kLoadPriority = kBestEffort | 0, kStorePriority = kBestEffort | 7;
+
+// RWF_DONTCACHE, Linux 6.14: a buffered transfer that leaves nothing in the page cache. Older kernels and some file
+// systems refuse it, and the transfer is made again without.
+constexpr int kDontCache = 0x80;
 
 }  // namespace
 
@@ -24,8 +31,16 @@ bool FileQueue::prepare() noexcept {
   return may_ring_;
 }
 
-void FileQueue::add(const FileTransfer& transfer, std::uint32_t tag) noexcept {
+void FileQueue::add(const BlockTransfer& wanted, std::uint32_t tag) noexcept {
   CHECK(!is_full() && tag < kMost);
+  const bool reading = wanted.kind == BlockTransfer::Kind::kRead;
+  const FileTransfer transfer{.kind = reading ? FileTransfer::Kind::kRead : FileTransfer::Kind::kWrite,
+                              .fd = files_[wanted.volume].fd(),
+                              .memory = wanted.memory,
+                              .bytes = wanted.bytes,
+                              .offset = wanted.offset,
+                              .flags = direct_->load(std::memory_order_relaxed) ? 0 : kDontCache,
+                              .priority = reading ? kLoadPriority : kStorePriority};
   transfers_[tag] = transfer;
   ++in_flight_;
   if (prepare()) ring_.push(transfer, tag);

@@ -5,43 +5,41 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 
+#include "devices/extents/block_store.h"
 #include "linux/io_ring.h"
+#include "linux/store_file.h"
 
 namespace whimbrel {
 
-class FileQueue {
+class FileQueue final : public BlockQueue {
  public:
-  static constexpr std::uint32_t kMost = 64;
-
-  struct Done {
-    std::uint32_t tag = 0;
-    int error = 0;  // an errno; 0: everything has moved. kEnd: the file ends before
-  };
-  static constexpr int kEnd = -1;
-
   // `ring` false: never a ring. Otherwise one is made with the first transfer, in the caller's descriptor table.
-  void set_up(std::uint32_t depth, bool ring) noexcept {
+  // `files`: by number of the volume; `direct`: they are not read and written through the page cache.
+  void set_up(std::uint32_t depth, bool ring, const StoreFile* files, const std::atomic<bool>& direct) noexcept {
     depth_ = depth < kMost ? depth : kMost;
     may_ring_ = ring;
+    files_ = files;
+    direct_ = &direct;
   }
-  void forget_after_fork() noexcept;
+  void forget_after_fork() noexcept override;
   // Makes the ring now. False: there will be none.
   bool prepare() noexcept;
 
-  [[nodiscard]] bool is_full() const noexcept { return in_flight_ == depth_; }
-  [[nodiscard]] std::uint32_t in_flight() const noexcept { return in_flight_; }
-  // `tag` below kMost, of no transfer under way.
-  void add(const FileTransfer& transfer, std::uint32_t tag) noexcept;
-  // Waits for one of those under way; with none, CHECKs.
-  [[nodiscard]] Done wait() noexcept;
+  [[nodiscard]] bool is_full() const noexcept override { return in_flight_ == depth_; }
+  [[nodiscard]] std::uint32_t in_flight() const noexcept override { return in_flight_; }
+  void add(const BlockTransfer& transfer, std::uint32_t tag) noexcept override;
+  [[nodiscard]] Done wait() noexcept override;
 
  private:
   [[nodiscard]] Done finish(std::uint32_t tag, int result) noexcept;
   void give_up_ring() noexcept;
 
   IoRing ring_;
+  const StoreFile* files_ = nullptr;
+  const std::atomic<bool>* direct_ = nullptr;
   std::uint32_t depth_ = 1;
   bool may_ring_ = false;
   std::uint32_t in_flight_ = 0;

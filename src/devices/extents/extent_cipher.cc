@@ -1,4 +1,4 @@
-#include "devices/file/file_cipher.h"
+#include "devices/extents/extent_cipher.h"
 
 #include <sodium/crypto_aead_aes256gcm.h>
 #include <sodium/utils.h>
@@ -11,11 +11,11 @@
 namespace whimbrel {
 namespace {
 
-static_assert(sizeof(crypto_aead_aes256gcm_state) == 512 && crypto_aead_aes256gcm_ABYTES == FileCipher::kTagBytes);
+static_assert(sizeof(crypto_aead_aes256gcm_state) == 512 && crypto_aead_aes256gcm_ABYTES == ExtentCipher::kTagBytes);
 
 using NonceBytes = std::array<unsigned char, crypto_aead_aes256gcm_NPUBBYTES>;
 
-NonceBytes bytes_of(FileCipher::Nonce nonce) noexcept {
+NonceBytes bytes_of(ExtentCipher::Nonce nonce) noexcept {
   NonceBytes bytes;
   static_assert(sizeof bytes == sizeof nonce.store + sizeof nonce.part);
   std::memcpy(bytes.data(), &nonce.store, sizeof nonce.store);
@@ -29,7 +29,7 @@ const crypto_aead_aes256gcm_state* as_state(const std::byte* state) noexcept {
 
 }  // namespace
 
-bool FileCipher::is_possible() noexcept {
+bool ExtentCipher::is_possible() noexcept {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   return __builtin_cpu_supports("aes") != 0 && __builtin_cpu_supports("pclmul") != 0 &&
@@ -39,7 +39,7 @@ bool FileCipher::is_possible() noexcept {
 #endif
 }
 
-Result<void> FileCipher::make_key() noexcept {
+Result<void> ExtentCipher::make_key() noexcept {
   if (!is_possible())
     return fail(Errc::kNotSupported, 0, "cannot be encrypted: this processor has no AES instructions");
   std::array<unsigned char, crypto_aead_aes256gcm_KEYBYTES> key;
@@ -49,9 +49,9 @@ Result<void> FileCipher::make_key() noexcept {
   return {};
 }
 
-void FileCipher::forget() noexcept { sodium_memzero(state_.data(), state_.size()); }
+void ExtentCipher::forget() noexcept { sodium_memzero(state_.data(), state_.size()); }
 
-void FileCipher::encrypt(Nonce nonce, std::span<const std::byte> from, std::byte* to, std::byte* tag) const noexcept {
+void ExtentCipher::encrypt(Nonce nonce, std::span<const std::byte> from, std::byte* to, std::byte* tag) const noexcept {
   const NonceBytes number = bytes_of(nonce);
   (void)crypto_aead_aes256gcm_encrypt_detached_afternm(reinterpret_cast<unsigned char*>(to),
                                                        reinterpret_cast<unsigned char*>(tag), nullptr,
@@ -59,7 +59,7 @@ void FileCipher::encrypt(Nonce nonce, std::span<const std::byte> from, std::byte
                                                        nullptr, 0, nullptr, number.data(), as_state(state_.data()));
 }
 
-bool FileCipher::decrypt(Nonce nonce, std::span<std::byte> bytes, const std::byte* tag) const noexcept {
+bool ExtentCipher::decrypt(Nonce nonce, std::span<std::byte> bytes, const std::byte* tag) const noexcept {
   const NonceBytes number = bytes_of(nonce);
   auto* const at = reinterpret_cast<unsigned char*>(bytes.data());
   return crypto_aead_aes256gcm_decrypt_detached_afternm(at, nullptr, at, bytes.size(),

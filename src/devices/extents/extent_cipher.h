@@ -1,11 +1,11 @@
-// FileCipher: what is written to a file made unreadable, and noticed when it was changed: AES-256-GCM with a key that
+// ExtentCipher: what is written to a file made unreadable, and noticed when it was changed: AES-256-GCM with a key that
 // is made for one file, lives in engine memory alone and is forgotten with the file.
 //
 // The tags are kept in memory beside the places they belong to, not in the file: so they also tell contents that are
 // out of date from those that were stored last.
 //
 // libsodium's functions for this take their memory from the caller, lock nothing and need no set-up
-// (file_cipher_needs.cc). They use the processor's AES instructions; without those there is no encryption.
+// (extent_cipher_needs.cc). They use the processor's AES instructions; without those there is no encryption.
 //
 // After make_key() constant, so any number of threads may use it.
 #pragma once
@@ -19,7 +19,7 @@
 
 namespace whimbrel {
 
-class FileCipher {
+class ExtentCipher {
  public:
   static constexpr std::size_t kTagBytes = 16;
   // Never used twice with one key: a number for each time something is stored, and which part of it this is.
@@ -28,10 +28,10 @@ class FileCipher {
     std::uint32_t part = 0;
   };
 
-  FileCipher() = default;
-  ~FileCipher() { forget(); }
-  FileCipher(const FileCipher&) = delete;
-  FileCipher& operator=(const FileCipher&) = delete;
+  ExtentCipher() = default;
+  ~ExtentCipher() { forget(); }
+  ExtentCipher(const ExtentCipher&) = delete;
+  ExtentCipher& operator=(const ExtentCipher&) = delete;
 
   // Whether this processor can do it.
   [[nodiscard]] static bool is_possible() noexcept;

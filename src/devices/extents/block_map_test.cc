@@ -1,4 +1,4 @@
-#include "devices/file/block_map.h"
+#include "devices/extents/block_map.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "devices/file/file_cipher.h"
+#include "devices/extents/extent_cipher.h"
 
 #include <gtest/gtest.h>
 
@@ -13,14 +13,14 @@ namespace {
 class Cipher : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!FileCipher::is_possible()) GTEST_SKIP() << "this processor has no AES instructions";
+    if (!ExtentCipher::is_possible()) GTEST_SKIP() << "this processor has no AES instructions";
     ASSERT_TRUE(cipher_.make_key().has_value());
     fill_pages(Contents::kText, 1, plain_);
   }
-  FileCipher cipher_;
+  ExtentCipher cipher_;
   std::vector<std::byte> plain_ = std::vector<std::byte>(kPageBytes);
   std::vector<std::byte> sealed_ = std::vector<std::byte>(kPageBytes);
-  std::array<std::byte, FileCipher::kTagBytes> tag_{};
+  std::array<std::byte, ExtentCipher::kTagBytes> tag_{};
 };
 
 TEST_F(Cipher, WhatWasSealedIsOpenedAgain) {
@@ -56,13 +56,13 @@ TEST_F(Cipher, EveryChangeIsNoticed) {
 
 TEST_F(Cipher, EachKeyNumberAndPartMakesItDifferent) {
   std::vector<std::byte> other(kPageBytes);
-  std::array<std::byte, FileCipher::kTagBytes> unused{};
+  std::array<std::byte, ExtentCipher::kTagBytes> unused{};
   cipher_.encrypt({1, 0}, plain_, sealed_.data(), tag_.data());
   cipher_.encrypt({1, 1}, plain_, other.data(), unused.data());
   EXPECT_NE(other, sealed_);
   cipher_.encrypt({2, 0}, plain_, other.data(), unused.data());
   EXPECT_NE(other, sealed_);
-  FileCipher second;
+  ExtentCipher second;
   ASSERT_TRUE(second.make_key().has_value());
   second.encrypt({1, 0}, plain_, other.data(), unused.data());
   EXPECT_NE(other, sealed_);

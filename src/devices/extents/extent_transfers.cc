@@ -1,10 +1,10 @@
-// FileDevice: stores, loads and verify.
+// ExtentDevice: stores, loads and verify.
 #include <bit>
 #include <cstring>
 
 #include "base/check.h"
 #include "devices/checksum.h"
-#include "devices/file/file_device.h"
+#include "devices/extents/extent_device.h"
 #include "devices/same_filled.h"
 #include "linux/sys.h"
 
@@ -12,14 +12,6 @@ namespace whimbrel {
 namespace {
 
 constexpr std::size_t kPageBytes = 4096;
-
-// As ioprio_set(2) has them: somebody waits for a load, nobody for a store. Schedulers without priorities ignore them.
-constexpr std::uint16_t kBestEffort = 2 << 13;
-constexpr std::uint16_t kLoadPriority = kBestEffort | 0, kStorePriority = kBestEffort | 7;
-
-// RWF_DONTCACHE, Linux 6.14: a buffered transfer that leaves nothing in the page cache. Older kernels and some file
-// systems refuse it, and the transfer is made again without.
-constexpr int kDontCache = 0x80;
 
 std::uint32_t page_sum(const std::byte* page) noexcept {
   return static_cast<std::uint32_t>(checksum64({page, kPageBytes}));
@@ -32,12 +24,12 @@ bool has_sum(const std::byte* page, const std::byte* mark) noexcept {
 
 }  // namespace
 
-void FileDevice::submit(DeviceBatch& batch) noexcept {
+void ExtentDevice::submit(DeviceBatch& batch) noexcept {
   load_all(batch);
   store_all(batch);
 }
 
-void FileDevice::finish(DeviceOp& op, Result<void> result) noexcept {
+void ExtentDevice::finish(DeviceOp& op, Result<void> result) noexcept {
   if (result) {
     (op.kind == DeviceOp::Kind::kStore ? counters_.stores : counters_.loads)
         .fetch_add(op.pages, std::memory_order_relaxed);
@@ -47,7 +39,7 @@ void FileDevice::finish(DeviceOp& op, Result<void> result) noexcept {
   op.result = result;
 }
 
-std::unexpected<Error> FileDevice::failed(int error, const char* what) noexcept {
+std::unexpected<Error> ExtentDevice::failed(int error, const char* what) noexcept {
   Errc code = sys::errc_of(error);
   constexpr int kNoSpace = 28, kTooLarge = 27, kQuota = 122, kBadDescriptor = 9, kNoDevice = 19;
   if (error == kNoSpace || error == kTooLarge || error == kQuota) {
@@ -62,29 +54,18 @@ std::unexpected<Error> FileDevice::failed(int error, const char* what) noexcept 
   return result;
 }
 
-void FileDevice::remember(const Error& error) noexcept {
+void ExtentDevice::remember(const Error& error) noexcept {
   last_code_.store(error.code, std::memory_order_relaxed);
   last_sys_.store(error.sys, std::memory_order_relaxed);
   last_where_.store(error.where, std::memory_order_relaxed);
 }
 
-FileTransfer FileDevice::transfer(FileTransfer::Kind kind, const Extent& extent, std::uint64_t block, std::byte* memory,
-                                  std::uint32_t bytes) const noexcept {
-  const bool reading = kind == FileTransfer::Kind::kRead;
-  return {.kind = kind,
-          .fd = volumes_[extent.file].file.fd(),
-          .memory = memory,
-          .bytes = bytes,
-          .offset = block * kBlockBytes,
-          .flags = direct_ ? 0 : kDontCache,
-          .priority = reading ? kLoadPriority : kStorePriority};
+std::byte* ExtentDevice::bounce_of(Worker& worker, std::uint32_t tag) noexcept {
+  std::byte* const buffer = worker.queue->buffer(tag);
+  return buffer != nullptr ? buffer : worker.bounce.data() + tag * std::size_t{bounce_bytes_};
 }
 
-std::byte* FileDevice::bounce_of(Worker& worker, std::uint32_t tag) noexcept {
-  return worker.bounce.data() + tag * std::size_t{bounce_bytes_};
-}
-
-std::byte* FileDevice::seal(Worker& worker, std::uint32_t tag, Volume& volume, Pending& pending,
+std::byte* ExtentDevice::seal(Worker& worker, std::uint32_t tag, Volume& volume, Pending& pending,
                             const std::byte* contents) noexcept {
   Extent& extent = pending.extent;
   extent.value = volume.sealed.fetch_add(1, std::memory_order_relaxed);
@@ -95,14 +76,14 @@ std::byte* FileDevice::seal(Worker& worker, std::uint32_t tag, Volume& volume, P
   }
   for (std::uint32_t i = 0; i < pending.place.pages; ++i) {
     volume.cipher.encrypt({extent.value, i}, {contents + i * kPageBytes, kPageBytes}, to + i * kPageBytes,
-                          pending.marks.data() + i * FileCipher::kTagBytes);
+                          pending.marks.data() + i * ExtentCipher::kTagBytes);
   }
   return to;
 }
 
 // --- stores ---------------------------------------------------------------------------------------------------------
 
-void FileDevice::store_all(DeviceBatch& batch) noexcept {
+void ExtentDevice::store_all(DeviceBatch& batch) noexcept {
   std::size_t next = 0;
   const auto find = [&] {
     while (next < batch.ops.size() && batch.ops[next].kind != DeviceOp::Kind::kStore) ++next;
@@ -114,12 +95,12 @@ void FileDevice::store_all(DeviceBatch& batch) noexcept {
     const std::int64_t start = options_.clock != nullptr ? options_.clock->now_ns() : 0;
     do {
       // A fork that waits gets its turn with what is under way.
-      while (!worker->queue.is_full() && find() && (!table_.gate().is_closing() || worker->queue.in_flight() == 0)) {
+      while (!worker->queue->is_full() && find() && (!table_.gate().is_closing() || worker->queue->in_flight() == 0)) {
         (void)begin_store(*worker, batch.ops[next++]);
         if (table_.gate().is_closing()) break;
       }
-      if (worker->queue.in_flight() != 0) end_store(*worker);
-    } while (worker->queue.in_flight() != 0 || (find() && !table_.gate().is_closing()));
+      if (worker->queue->in_flight() != 0) end_store(*worker);
+    } while (worker->queue->in_flight() != 0 || (find() && !table_.gate().is_closing()));
     if (options_.clock != nullptr) {
       counters_.store_ns.fetch_add(static_cast<std::uint64_t>(options_.clock->now_ns() - start),
                                    std::memory_order_relaxed);
@@ -127,7 +108,7 @@ void FileDevice::store_all(DeviceBatch& batch) noexcept {
   }
 }
 
-bool FileDevice::begin_store(Worker& worker, DeviceOp& op) noexcept {
+bool ExtentDevice::begin_store(Worker& worker, DeviceOp& op) noexcept {
   const auto tag = static_cast<std::uint32_t>(std::countr_zero(worker.free_tags));
   Pending& pending = worker.pending[tag];
   pending.op = &op;
@@ -155,7 +136,7 @@ bool FileDevice::begin_store(Worker& worker, DeviceOp& op) noexcept {
     return false;
   }
   Extent& extent = pending.extent;
-  extent.file = static_cast<std::uint8_t>(*own);
+  extent.volume = static_cast<std::uint8_t>(*own);
   extent.state = ExtentState::kRaw;
   extent.bytes = static_cast<std::uint32_t>(contents.size());
   std::byte* memory = op.memory;
@@ -189,34 +170,38 @@ bool FileDevice::begin_store(Worker& worker, DeviceOp& op) noexcept {
     return false;
   }
   extent.block = *block;
-  lengthen(volumes_[*own], (extent.block + extent.blocks()) * kBlockBytes);
+  lengthen(*own, (extent.block + extent.blocks()) * kBlockBytes);
   volumes_[*own].units.fetch_add(1, std::memory_order_relaxed);
   worker.free_tags &= worker.free_tags - 1;
-  worker.queue.add(
-      transfer(FileTransfer::Kind::kWrite, extent, extent.block, memory, extent.blocks() * Extent::kBlockBytes), tag);
+  worker.queue->add({.kind = BlockTransfer::Kind::kWrite,
+                     .volume = *own,
+                     .memory = memory,
+                     .bytes = extent.blocks() * Extent::kBlockBytes,
+                     .offset = extent.block * kBlockBytes},
+                    tag);
   return true;
 }
 
-void FileDevice::end_store(Worker& worker) noexcept {
-  const FileQueue::Done done = worker.queue.wait();
+void ExtentDevice::end_store(Worker& worker) noexcept {
+  const BlockQueue::Done done = worker.queue->wait();
   worker.free_tags |= std::uint64_t{1} << done.tag;
   const Pending& pending = worker.pending[done.tag];
   Result<void> result{};
   if (done.error != 0) {
-    result = failed(done.error, "writing to the file");
+    result = failed(done.error, store_.explain(done.error, store_.words().writing));
     if (result.error().code == Errc::kDeviceFull) map_.rewind();
   } else {
     result = publish(pending);
   }
   if (!result) {
-    map_.give(pending.extent.block, pending.extent.blocks());
-    volumes_[pending.extent.file].units.fetch_sub(1, std::memory_order_relaxed);
+    if (!done.may_still_happen) map_.give(pending.extent.block, pending.extent.blocks());
+    volumes_[pending.extent.volume].units.fetch_sub(1, std::memory_order_relaxed);
   }
   finish(*pending.op, result);
 }
 
 // Makes what was stored visible, in place of what was there before.
-Result<void> FileDevice::publish(const Pending& pending) noexcept {
+Result<void> ExtentDevice::publish(const Pending& pending) noexcept {
   Extent before;
   {
     MutexLock lock(table_.stripe(pending.place.unit));
@@ -229,7 +214,7 @@ Result<void> FileDevice::publish(const Pending& pending) noexcept {
     *extent = pending.extent;
     extent->live = before.live;
     extent->pages = before.pages;
-    if (extent->in_file()) {
+    if (extent->in_store()) {
       std::memcpy(table_.marks(pending.place.unit), pending.marks.data(), extent->pages * mark_bytes_);
     }
     count(*extent, extent->live, true);
@@ -240,7 +225,7 @@ Result<void> FileDevice::publish(const Pending& pending) noexcept {
 
 // --- loads ----------------------------------------------------------------------------------------------------------
 
-void FileDevice::load_all(DeviceBatch& batch) noexcept {
+void ExtentDevice::load_all(DeviceBatch& batch) noexcept {
   std::size_t next = 0;
   const auto find = [&] {
     while (next < batch.ops.size() && batch.ops[next].kind != DeviceOp::Kind::kLoad) ++next;
@@ -250,9 +235,9 @@ void FileDevice::load_all(DeviceBatch& batch) noexcept {
   // Never waits for a fork: the fork may be waiting for it.
   const Workers::Lease worker(loaders_);
   const std::int64_t start = options_.clock != nullptr ? options_.clock->now_ns() : 0;
-  while (find() || worker->queue.in_flight() != 0) {
-    while (!worker->queue.is_full() && find()) (void)begin_load(*worker, batch.ops[next++]);
-    if (worker->queue.in_flight() != 0) end_load(*worker);
+  while (find() || worker->queue->in_flight() != 0) {
+    while (!worker->queue->is_full() && find()) (void)begin_load(*worker, batch.ops[next++]);
+    if (worker->queue->in_flight() != 0) end_load(*worker);
   }
   if (options_.clock != nullptr) {
     counters_.load_ns.fetch_add(static_cast<std::uint64_t>(options_.clock->now_ns() - start),
@@ -260,7 +245,7 @@ void FileDevice::load_all(DeviceBatch& batch) noexcept {
   }
 }
 
-bool FileDevice::begin_load(Worker& worker, DeviceOp& op) noexcept {
+bool ExtentDevice::begin_load(Worker& worker, DeviceOp& op) noexcept {
   const auto tag = static_cast<std::uint32_t>(std::countr_zero(worker.free_tags));
   Pending& pending = worker.pending[tag];
   pending.op = &op;
@@ -284,27 +269,31 @@ bool FileDevice::begin_load(Worker& worker, DeviceOp& op) noexcept {
     finish(op, {});
     return false;
   }
-  if (!volumes_[extent.file].file.is_open()) {
+  if (!store_.is_open(extent.volume)) {
     constexpr int kBadDescriptor = 9;
-    finish(op, failed(kBadDescriptor, "the parent's file could not be opened in a forked process"));
+    finish(op, failed(kBadDescriptor, store_.words().not_inherited));
     return false;
   }
   worker.free_tags &= worker.free_tags - 1;
   const bool raw = extent.state == ExtentState::kRaw;
-  worker.queue.add(raw ? transfer(FileTransfer::Kind::kRead, extent, extent.block + place.page, op.memory,
-                                  static_cast<std::uint32_t>(op.pages * kPageBytes))
-                       : transfer(FileTransfer::Kind::kRead, extent, extent.block, bounce_of(worker, tag),
-                                  extent.blocks() * Extent::kBlockBytes),
-                   tag);
+  worker.queue->add({.kind = BlockTransfer::Kind::kRead,
+                     .volume = extent.volume,
+                     .memory = raw ? op.memory : bounce_of(worker, tag),
+                     .bytes = raw ? static_cast<std::uint32_t>(op.pages * kPageBytes)
+                                  : extent.blocks() * Extent::kBlockBytes,
+                     .offset = (extent.block + (raw ? place.page : 0)) * kBlockBytes},
+                    tag);
   return true;
 }
 
-void FileDevice::end_load(Worker& worker) noexcept {
-  const FileQueue::Done done = worker.queue.wait();
+void ExtentDevice::end_load(Worker& worker) noexcept {
+  const BlockQueue::Done done = worker.queue->wait();
   worker.free_tags |= std::uint64_t{1} << done.tag;
   const Pending& pending = worker.pending[done.tag];
   if (done.error != 0) {
-    finish(*pending.op, failed(done.error, done.error == FileQueue::kEnd ? "the file ends early" : "reading the file"));
+    const BlockStore::Words& words = store_.words();
+    const char* const usual = done.error == BlockQueue::kEnd ? words.ends_early : words.reading;
+    finish(*pending.op, failed(done.error, store_.explain(done.error, usual)));
     return;
   }
   finish(*pending.op,
@@ -312,15 +301,15 @@ void FileDevice::end_load(Worker& worker) noexcept {
 }
 
 // What was read becomes contents, or is found to be damaged.
-Result<void> FileDevice::load(Worker& worker, const Pending& pending, std::byte* blob) noexcept {
-  const auto corrupt = [this](const char* what) {
-    const std::unexpected<Error> error = fail(Errc::kCorrupt, 0, what);
+Result<void> ExtentDevice::load(Worker& worker, const Pending& pending, std::byte* blob) noexcept {
+  const auto corrupt = [this] {
+    const std::unexpected<Error> error = fail(Errc::kCorrupt, 0, store_.words().damaged);
     remember(error.error());
     return error;
   };
   DeviceOp& op = *pending.op;
   const Extent& extent = pending.extent;
-  const FileCipher& cipher = volumes_[extent.file].cipher;
+  const ExtentCipher& cipher = volumes_[extent.volume].cipher;
   if (blob == nullptr) {
     for (std::uint32_t i = 0; i < op.pages; ++i) {
       std::byte* const page = op.memory + i * kPageBytes;
@@ -328,27 +317,27 @@ Result<void> FileDevice::load(Worker& worker, const Pending& pending, std::byte*
       const bool good = options_.encrypt
                             ? cipher.decrypt({extent.value, pending.place.page + i}, {page, kPageBytes}, mark)
                             : has_sum(page, mark);
-      if (!good) return corrupt("the file does not hold what was stored");
+      if (!good) return corrupt();
     }
     return {};
   }
   if (options_.encrypt && !cipher.decrypt({extent.value, 0}, {blob, extent.bytes}, pending.marks.data())) {
-    return corrupt("the file does not hold what was stored");
+    return corrupt();
   }
   BlobHeader header;
   std::memcpy(&header, blob, sizeof header);
   // A blob may be whole and yet not the one that was stored last; a tag would have told.
-  if (!options_.encrypt && header.checksum != extent.value) return corrupt("the file does not hold what was stored");
+  if (!options_.encrypt && header.checksum != extent.value) return corrupt();
   const bool whole = op.pages == extent.pages;
   const std::span<std::byte> contents{whole ? op.memory : worker.contents.data(), extent.pages * kPageBytes};
   if (!decode_blob(worker.decompressor, {blob, extent.bytes}, contents)) {
-    return corrupt("the file does not hold what was stored");
+    return corrupt();
   }
   if (!whole) std::memcpy(op.memory, contents.data() + pending.place.page * kPageBytes, op.pages * kPageBytes);
   return {};
 }
 
-Result<bool> FileDevice::verify(DeviceSlot first, std::uint32_t pages, const std::byte* memory) noexcept {
+Result<bool> ExtentDevice::verify(DeviceSlot first, std::uint32_t pages, const std::byte* memory) noexcept {
   if (pages == 0 || pages > options_.unit_pages) return fail(Errc::kInvalid, 0, "verify");
   const Workers::Lease worker(loaders_);
   // A unit's own buffer is at its place in `contents`, so that a blob's neighbours do not overwrite it.

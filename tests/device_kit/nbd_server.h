@@ -1,0 +1,71 @@
+// An NBD server of the test's own: nbdkit on a unix socket, gone with the test. nbdkit is installed by scripts/setup.
+#pragma once
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace whimbrel::testing {
+
+class NbdServer {
+ public:
+  // `arguments`: filters, plugin and its parameters, as nbdkit takes them.
+  explicit NbdServer(std::vector<std::string> arguments) : arguments_(std::move(arguments)) {
+    if (::mkdtemp(directory_.data()) == nullptr) std::abort();
+    start();
+  }
+  ~NbdServer() {
+    if (::getpid() != owner_) return;
+    kill();
+    std::filesystem::remove_all(directory_);
+  }
+  NbdServer(const NbdServer&) = delete;
+  NbdServer& operator=(const NbdServer&) = delete;
+
+  [[nodiscard]] std::string uri() const { return "nbd+unix:///?socket=" + socket(); }
+  [[nodiscard]] const std::string& directory() const { return directory_; }
+  [[nodiscard]] bool is_running() const { return process_ > 0; }
+
+  void start() {
+    std::filesystem::remove(socket());
+    process_ = ::fork();
+    if (process_ == 0) {
+      std::vector<std::string> all = {"nbdkit", "-f", "--exit-with-parent", "-U", socket()};
+      all.insert(all.end(), arguments_.begin(), arguments_.end());
+      std::vector<char*> pointers;
+      for (std::string& one : all) pointers.push_back(one.data());
+      pointers.push_back(nullptr);
+      ::execvp("nbdkit", pointers.data());
+      ::_exit(127);
+    }
+    while (!std::filesystem::exists(socket()) && ::waitpid(process_, nullptr, WNOHANG) == 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    if (!std::filesystem::exists(socket())) process_ = -1;
+  }
+  void kill() { end(SIGKILL); }
+  void stop() const { ::kill(process_, SIGSTOP); }
+  void go_on() const { ::kill(process_, SIGCONT); }
+
+ private:
+  [[nodiscard]] std::string socket() const { return directory_ + "/socket"; }
+  void end(int signal) {
+    if (process_ <= 0) return;
+    ::kill(process_, signal);
+    ::waitpid(process_, nullptr, 0);
+    process_ = -1;
+  }
+
+  std::vector<std::string> arguments_;
+  std::string directory_ = "/var/tmp/whimbrel-nbd-XXXXXX";
+  pid_t owner_ = ::getpid();
+  pid_t process_ = -1;
+};
+
+}  // namespace whimbrel::testing
