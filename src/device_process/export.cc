@@ -18,8 +18,9 @@ namespace {
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-// How long a thread with nothing to do looks for requests before it sleeps: waking it takes about as long.
-constexpr auto kSpin = microseconds(20);
+// How long a thread with nothing to do looks for requests before it sleeps: waking it takes about as long. On a busy machine
+// an engine may wait for this very processor meanwhile.
+constexpr auto kSpin = microseconds(5);
 constexpr auto kUpkeep = milliseconds(20);
 constexpr int kIdle = 500, kBusy = 20;  // milliseconds of sleep at most: with and without something to look after
 constexpr int kMostTries = 5;
