@@ -129,6 +129,7 @@ class UserfaultMmu final : public Mmu {
   [[nodiscard]] Result<std::size_t> scan_by_words(PageRange range, std::span<PageRun> out, PageIndex* scanned) noexcept;
   [[nodiscard]] Result<std::size_t> scan_by_mincore(PageRange range, std::span<PageRun> out,
                                                     PageIndex* scanned) noexcept;
+  void silence_bell() noexcept;
 
   MemorySource& memory_;
   const Options options_;

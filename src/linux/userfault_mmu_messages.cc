@@ -53,10 +53,7 @@ bool UserfaultMmu::wait_for_message(std::int64_t nanoseconds) noexcept {
   const bool has_bell = fds_.has(Descriptors::kBell);
   for (;;) {
     if (interrupted_.exchange(false, std::memory_order_acquire)) {
-      if (has_bell) {
-        std::uint64_t rings = 0;
-        (void)sys::read(fds_[Descriptors::kBell], &rings, sizeof rings);
-      }
+      if (has_bell) silence_bell();
       nanoseconds = 0;  // a message that is there all the same is worth telling
     }
     const std::int64_t slice = has_bell || (nanoseconds >= 0 && nanoseconds < kSlice) ? nanoseconds : kSlice;
@@ -65,10 +62,20 @@ bool UserfaultMmu::wait_for_message(std::int64_t nanoseconds) noexcept {
     const Result<int> ready = sys::poll(waits, also >= 0 ? 3 : has_bell ? 2 : 1, slice);
     if (ready && *ready > 0 && waits[0].revents != 0) return true;
     if (ready && *ready > 0 && waits[2].revents != 0) return false;
-    if (ready && *ready > 0) continue;  // the bell: its flag was set before it rang
+    if (ready && *ready > 0) {
+      // The bell. Its flag was set before it rang, but may have been seen, and this wait ended for it, before: then nobody
+      // else would silence it, and it would end every poll from now on.
+      silence_bell();
+      if (nanoseconds != 0) continue;
+    }
     if (nanoseconds == 0 || has_bell) return false;
     if (nanoseconds > 0) nanoseconds -= slice;
   }
+}
+
+void UserfaultMmu::silence_bell() noexcept {
+  std::uint64_t rings = 0;
+  (void)sys::read(fds_[Descriptors::kBell], &rings, sizeof rings);
 }
 
 void UserfaultMmu::interrupt() noexcept {

@@ -1,6 +1,8 @@
 // Faults and address-space events as they arrive from the real kernel.
 #include <sys/syscall.h>
 
+#include <atomic>
+
 #include "linux/mmu_fixture_test.h"
 
 namespace whimbrel {
@@ -191,6 +193,42 @@ TEST_F(MmuMessages, WaitEndsInTimeAndWhenInterrupted) {
   });
   EXPECT_FALSE(mmu().wait_for_message(-1));
   interrupter.join();
+}
+
+// Setting the flag and ringing the bell are two steps; who waits may come between them, once in some hundred times.
+TEST_F(MmuMessages, AnInterruptionBetweenFlagAndBellEndsNoWaitForEver) {
+  constexpr int kRounds = 20'000;
+  std::atomic<int> round{0}, over{0};
+  std::thread interrupter([&] {
+    for (int i = 1; i <= kRounds; ++i) {
+      while (round.load() < i) {
+      }
+      mmu().interrupt();
+    }
+  });
+  // Frees a wait that would never end, so that the test can say so.
+  std::atomic<int> stuck{0};
+  std::thread rescuer([&] {
+    for (int seen = -1, same = 0; over.load() < kRounds;) {
+      same = over.load() == seen ? same + 1 : 0;
+      seen = over.load();
+      if (same == 300) {
+        ++stuck;
+        mmu().interrupt();
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+  });
+  for (int i = 1; i <= kRounds && stuck.load() == 0; ++i) {
+    round.store(i);
+    for (int look = 0; look < 8; ++look) EXPECT_FALSE(mmu().wait_for_message(0));
+    over.store(i);
+  }
+  round.store(kRounds);
+  over.store(kRounds);
+  interrupter.join();
+  rescuer.join();
+  EXPECT_EQ(stuck.load(), 0);
 }
 
 TEST_F(MmuMessages, UnwatchLetsSleepersGo) {
