@@ -56,8 +56,8 @@ class Stacks(unittest.TestCase):
     def test_samples_are_a_share_of_the_faults(self):
         stacks = self.summary["stacks"]
         self.assertEqual(stacks["period"], 4)
-        # Each thread counts on each processor by itself, and records may be lost on a busy machine.
-        self.assertLess(stacks["samples"], self.summary["faults"] / 4 + 100)
+        # Each thread counts on each processor by itself, an access may fault twice, and records may be lost on a busy machine.
+        self.assertLess(stacks["samples"], self.summary["faults"] / 4 * 1.25 + 100)
         self.assertGreater(stacks["samples"] + stacks["lost"] + stacks["ordinary"], self.summary["faults"] / 8)
 
     def test_the_first_touches_are_where_it_fills(self):

@@ -29,7 +29,7 @@ class Case:
         self.ram = int(values.get("budget", 16)) * MIB
         self.verdict = "verdict" in options
         self.idle = "idle" in options
-        self.complains = "complains" in options
+        self.calm = "calm" in options
         self.program_case = values.get("case", "end" if self.name.startswith("end-") else self.name)
 
     def run(self, tools, limit, **budget):
@@ -65,7 +65,7 @@ def problems_of(case, outcome, said, plain_said):
         problems.append("no page moved: the run shows nothing")
     # What would have a reader look for a fault where there is none.
     for complaint in ("background thread", "all that is left is locked"):
-        if complaint in outcome.errors.decode(errors="replace") and not case.complains:
+        if complaint in outcome.errors.decode(errors="replace") and case.calm:
             problems.append(f"says '{complaint}' of a program that can be managed")
     return problems
 
