@@ -1,6 +1,8 @@
 // An NBD server of the test's own: nbdkit on a unix socket, gone with the test. nbdkit is installed by scripts/setup.
 #pragma once
 
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -44,16 +46,27 @@ class NbdServer {
       ::execvp("nbdkit", pointers.data());
       ::_exit(127);
     }
-    while (!std::filesystem::exists(socket()) && ::waitpid(process_, nullptr, WNOHANG) == 0) {
+    while (!answers() && ::waitpid(process_, nullptr, WNOHANG) == 0) {
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
-    if (!std::filesystem::exists(socket())) process_ = -1;
+    if (!answers()) process_ = -1;
   }
   void kill() { end(SIGKILL); }
   void stop() const { ::kill(process_, SIGSTOP); }
   void go_on() const { ::kill(process_, SIGCONT); }
 
  private:
+  // The socket's file is there before anybody listens.
+  [[nodiscard]] bool answers() const {
+    sockaddr_un name{};
+    name.sun_family = AF_UNIX;
+    const std::string path = socket();
+    path.copy(name.sun_path, sizeof name.sun_path - 1);
+    const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const bool listens = fd >= 0 && ::connect(fd, reinterpret_cast<const sockaddr*>(&name), sizeof name) == 0;
+    if (fd >= 0) ::close(fd);
+    return listens;
+  }
   [[nodiscard]] std::string socket() const { return directory_ + "/socket"; }
   void end(int signal) {
     if (process_ <= 0) return;
