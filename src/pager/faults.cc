@@ -66,7 +66,7 @@ PageRange small_part(const PageRange& window, PageIndex page, bool backward) {
 // The stream has come to the border of a unit that left as one huge page: it comes home as one.
 bool wants_unit(PagerCore& core, PageIndex page, const Streams::Window& window) {
   const PageRange unit{page.huge_base(), PageCount(kPagesPerHuge)};
-  if (!core.config.huge_pages || window.range != unit || !core.has_room_for_huge()) return false;
+  if (!core.config.huge_pages || window.range != unit) return false;
   MutexLock hold(core.mutex);
   const Region* region = core.regions.find(page);
   return region != nullptr && region->range.contains(unit) && region->takes_huge() && core.huge_units.left_whole(page);

@@ -1,5 +1,5 @@
 // SpareUnit: one fresh huge page kept ready for the next unit that a stream brings home. The kernel clears it when it is
-// first touched, which takes a sixth of the time of such a fetch; the background thread does that while the program reads
+// first touched, a tenth of all samples in a profile of a sequential read; the background thread does that while the program reads
 // what it got.
 #pragma once
 
