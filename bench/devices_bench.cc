@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "bench/content.h"
+#include "bench/mapped_memory.h"
 #include "devices/device_spec.h"
 
 namespace {
@@ -25,27 +26,6 @@ using whimbrel::DeviceOp;
 using whimbrel::DeviceSlot;
 
 constexpr std::size_t kPage = bench::kPageBytes;
-
-// Fresh mappings on huge pages where the kernel gives them, as the real source does it.
-class MappedMemory final : public whimbrel::MemorySource {
- public:
-  void* take(std::size_t bytes) noexcept override {
-    void* memory = ::mmap(nullptr, round(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) return nullptr;
-    ::madvise(memory, round(bytes), MADV_HUGEPAGE);
-    in_use_ += round(bytes);
-    return memory;
-  }
-  void give(void* memory, std::size_t bytes) noexcept override {
-    ::munmap(memory, round(bytes));
-    in_use_ -= round(bytes);
-  }
-  std::size_t bytes_in_use() const noexcept override { return in_use_; }
-
- private:
-  static std::size_t round(std::size_t bytes) { return (bytes + kPage - 1) & ~(kPage - 1); }
-  std::atomic<std::size_t> in_use_{0};
-};
 
 std::size_t pages_in_all() {
   const char* text = std::getenv("WHIMBREL_BENCH_MIB");
@@ -122,7 +102,7 @@ class Store {
   }
 
  private:
-  MappedMemory memory_;
+  bench::MappedMemory memory_;
   DeviceHandle device_;
   const std::byte* contents_;
   std::vector<DeviceSlot> slots_;

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/mapped_memory.h"
 #include "devices/device_spec.h"
 
 namespace {
@@ -26,19 +27,6 @@ using namespace whimbrel;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kPage = 4096;
-
-class MappedMemory final : public MemorySource {
- public:
-  void* take(std::size_t bytes) noexcept override {
-    void* memory = ::mmap(nullptr, round(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return memory == MAP_FAILED ? nullptr : memory;
-  }
-  void give(void* memory, std::size_t bytes) noexcept override { ::munmap(memory, round(bytes)); }
-  std::size_t bytes_in_use() const noexcept override { return 0; }
-
- private:
-  static std::size_t round(std::size_t bytes) { return (bytes + kPage - 1) & ~(kPage - 1); }
-};
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -118,7 +106,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "bench_file_device SPEC [MIB [BATCH]]\n");
     return 2;
   }
-  MappedMemory memory;
+  bench::MappedMemory memory;
   SpecMessage message;
   Result<DeviceHandle> device = make_device(argv[1], {.memory = memory, .kinds = built_in_devices()}, message);
   if (!device) {

@@ -20,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "bench/mapped_memory.h"
 #include "device_process/launch.h"
 #include "devices/ring/ring_device.h"
 
@@ -29,19 +30,6 @@ using namespace whimbrel;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kPage = 4096, kUnit = 64 << 10;
-
-class MappedMemory final : public MemorySource {
- public:
-  void* take(std::size_t bytes) noexcept override {
-    void* memory = ::mmap(nullptr, round(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return memory == MAP_FAILED ? nullptr : memory;
-  }
-  void give(void* memory, std::size_t bytes) noexcept override { ::munmap(memory, round(bytes)); }
-  std::size_t bytes_in_use() const noexcept override { return 0; }
-
- private:
-  static std::size_t round(std::size_t bytes) { return (bytes + kPage - 1) & ~(kPage - 1); }
-};
 
 [[noreturn]] void give_up(const std::string& why) {
   std::fprintf(stderr, "bench_nbd_device: %s\n", why.c_str());
@@ -147,7 +135,7 @@ int main(int argc, char** argv) {
   (void)bare(argv[1], true, bytes, depth, buffer);  // the server has its memory from here on
   const double bare_write = bare(argv[1], true, bytes, depth, buffer), bare_read = bare(argv[1], false, bytes, depth, buffer);
 
-  MappedMemory memory;
+  bench::MappedMemory memory;
   device_process::DeviceProcess process;
   std::string problem, advice;
   if (!process.start(false, &problem, &advice)) give_up(problem + "; " + advice);
