@@ -70,6 +70,7 @@ class SimMmu final : public Mmu {
   [[nodiscard]] Result<void> read_program(PageIndex page, std::byte* to) noexcept override;
   [[nodiscard]] bool wait_for_message(std::int64_t nanoseconds) noexcept override;
   void interrupt() noexcept override;
+  [[nodiscard]] bool has_unread() noexcept override { return userfault_.readable(); }
   [[nodiscard]] std::size_t read_messages(std::span<Message> out) noexcept override;
   [[nodiscard]] Abilities abilities() const noexcept override { return options_.abilities; }
 

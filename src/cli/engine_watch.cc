@@ -56,7 +56,7 @@ void EngineWatch::look_at(Time now) {
   const std::uint32_t used = std::min<std::uint32_t>(layout_.header.next_slot.load(std::memory_order_acquire),
                                                      static_cast<std::uint32_t>(kStatsSlots));
   for (std::uint32_t i = 0; i < used; ++i) {
-    const StatsSlot& slot = layout_.slots[i];
+    StatsSlot& slot = layout_.slots[i];
     const bool managed = slot.state.load(std::memory_order_acquire) == SlotState::kLive &&
                          slot.mode.load(std::memory_order_relaxed) == EngineMode::kManaged;
     if (!managed) {
@@ -75,7 +75,7 @@ void EngineWatch::look_at(Time now) {
   }
 }
 
-void EngineWatch::look_at_process(const StatsSlot& slot, Process& process, Time now) {
+void EngineWatch::look_at_process(StatsSlot& slot, Process& process, Time now) {
   if (process.lost) {
     if (process.lost_at + kAbortTakes <= now && !is_replaced(process)) kill(static_cast<pid_t>(process.pid), SIGKILL);
     return;
@@ -85,10 +85,16 @@ void EngineWatch::look_at_process(const StatsSlot& slot, Process& process, Time 
   if (is_stopped(main->state)) {  // as a whole: by a signal, or a debugger
     process.fault.stopped = process.background.stopped = false;
     process.said_serving = slot.serving_since_ns.load(std::memory_order_relaxed);
+    process.waits.forget();
     return;
   }
   if (const char* why = trouble(process, process.fault, slot.fault_thread.load(std::memory_order_acquire), now)) {
     if (!is_replaced(process)) end(process, why, now);
+    return;
+  }
+  const std::chrono::nanoseconds unserved(slot.unserved_ns.load(std::memory_order_relaxed));
+  if (unserved >= patience_) {
+    if (!is_replaced(process)) end(process, "takes up nothing", now);
     return;
   }
   const std::uint32_t background = slot.background_thread.load(std::memory_order_acquire);
@@ -101,6 +107,22 @@ void EngineWatch::look_at_process(const StatsSlot& slot, Process& process, Time 
         "end and restart the program when the budget matters; report this with the output of `whimbrel doctor`");
   }
   look_at_serving(slot, process, now);
+  look_at_waits(slot, process, now);
+}
+
+// Reading what each thread waits for costs some microseconds a thread: not each second.
+void EngineWatch::look_at_waits(StatsSlot& slot, Process& process, Time now) {
+  if (now < process.next_waits_look) return;
+  const bool idle = slot.serving_since_ns.load(std::memory_order_relaxed) == 0;
+  const MemoryWaits::Found found = process.waits.look(
+      process.pid, {slot.fault_thread.load(std::memory_order_relaxed), slot.background_thread.load(std::memory_order_relaxed)},
+      now, patience_ / 4, idle);
+  if (found.rewake) slot.rewakes_asked.fetch_add(1, std::memory_order_relaxed);
+  process.next_waits_look = now + (found.rewake ? kPause : std::max<Time::duration>(kPause, patience_ / 4));
+  if (found.helped == 0) return;
+  say(process, "thread " + std::to_string(found.helped) + " waited " + std::to_string(seconds_of(found.waited)) +
+      " s for memory that nobody was bringing; it has been made to ask again and goes on",
+      "nothing is lost; this should not happen: report it with the output of `whimbrel doctor`");
 }
 
 void EngineWatch::look_at_serving(const StatsSlot& slot, Process& process, Time now) {
@@ -123,8 +145,9 @@ const char* EngineWatch::trouble(const Process& process, Watched& watched, std::
   if (thread == 0) return nullptr;
   const std::optional<ThreadState> state = read_state(process.pid, thread);
   if (!state || is_dead(state->state)) {
-    // Twice: a process that ends, or becomes another program, loses its threads in no order.
-    return watched.seen && ++watched.looks_gone >= 2 ? "has ended" : nullptr;
+    // Twice: a process that ends, or becomes another program, loses its threads in no order. It may have ended before the
+    // first look; that the number means a thread of this process is asked before anything is done (is_replaced).
+    return ++watched.looks_gone >= 2 ? "has ended" : nullptr;
   }
   watched.seen = true;
   watched.looks_gone = 0;

@@ -7,6 +7,8 @@
 //   fault thread gone, or stopped while the program runs     said, and the program gets SIGABRT (its memory cannot be had
 //                                                            any more), five seconds later SIGKILL
 //   background thread gone, stopped or without a beat        said; the program goes on, its budget is held at faults alone
+//   fault thread takes nothing up although touches wait      as if it were gone
+//   a thread waits for memory and nobody serves anything     everybody who waits is woken to touch again; said when that helped
 //   one message taken up and not answered                    said, and said again when it is over: a device can be slow
 //
 // A program that is stopped as a whole (SIGSTOP, a debugger), is ending, or has replaced itself by another one is left alone.
@@ -20,6 +22,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "cli/memory_waits.h"
 #include "runtime/stats_file.h"
 
 namespace whimbrel::cli {
@@ -41,7 +44,7 @@ class EngineWatch {
   // What is known of one thread of an engine.
   struct Watched {
     std::uint32_t thread = 0;
-    bool seen = false;     // alive, by this number: else it may mean something else here
+    bool seen = false;     // alive, at some look
     int looks_gone = 0;    // in a row
     Time stopped_since{};  // while it is stopped
     bool stopped = false;
@@ -52,11 +55,14 @@ class EngineWatch {
     Watched fault, background;
     std::uint64_t said_serving = 0;  // the message that was spoken of
     bool said_background = false;
+    MemoryWaits waits;
+    Time next_waits_look{};
     bool lost = false;
     Time lost_at{};
   };
 
-  void look_at_process(const StatsSlot& slot, Process& process, Time now);
+  void look_at_process(StatsSlot& slot, Process& process, Time now);
+  void look_at_waits(StatsSlot& slot, Process& process, Time now);
   void look_at_serving(const StatsSlot& slot, Process& process, Time now);
   // Why the thread does not work any more; null: it does, as far as can be seen.
   [[nodiscard]] const char* trouble(const Process& process, Watched& watched, std::uint32_t thread, Time now) const;

@@ -99,6 +99,7 @@ class UserfaultMmu final : public Mmu {
   [[nodiscard]] Result<void> read_program(PageIndex page, std::byte* to) noexcept override;
   [[nodiscard]] bool wait_for_message(std::int64_t nanoseconds) noexcept override;
   void interrupt() noexcept override;
+  [[nodiscard]] bool has_unread() noexcept override;
   // A fork message (only with Options::request.fork_event) carries the child's new descriptor number in `thread`; it
   // belongs to the reader.
   [[nodiscard]] std::size_t read_messages(std::span<Message> out) noexcept override;

@@ -85,6 +85,12 @@ void UserfaultMmu::interrupt() noexcept {
   (void)sys::write(fds_[Descriptors::kBell], &ring, sizeof ring);
 }
 
+bool UserfaultMmu::has_unread() noexcept {
+  pollfd wait{userfault(), POLLIN, 0};
+  const Result<int> ready = sys::poll(&wait, 1, 0);
+  return ready && *ready > 0 && (wait.revents & POLLIN) != 0;
+}
+
 std::size_t UserfaultMmu::read_messages(std::span<Message> out) noexcept {
   constexpr std::size_t kBatch = 32;
   uffd_msg batch[kBatch];

@@ -141,6 +141,11 @@ class AddressSpace {
   void begin_serving() noexcept EXCLUDES(mutex_);
   // Takes the oldest queued fault. False: none; a later one interrupts the wait for messages if another thread reads it.
   [[nodiscard]] bool take_fault(PendingFault* out) noexcept EXCLUDES(mutex_);
+  // Touches that have been read and that nobody has taken yet.
+  [[nodiscard]] bool has_queued_faults() noexcept EXCLUDES(mutex_) {
+    MutexLock hold(mutex_);
+    return fault_count_ != 0;
+  }
   // The pages are in place and whoever waited for them has been woken: what is queued about them is over. Served later it
   // would bring home a page that nobody touches, and spoil a migration that has begun since.
   void forget_faults_locked(PageRange pages) noexcept REQUIRES(mutex_);

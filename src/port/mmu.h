@@ -238,6 +238,8 @@ class Mmu {
   [[nodiscard]] virtual bool wait_for_message(std::int64_t nanoseconds) noexcept = 0;
   // Ends a wait_for_message() in another thread early.
   virtual void interrupt() noexcept = 0;
+  // Whether a message is there that nobody has read. False also where that cannot be told.
+  [[nodiscard]] virtual bool has_unread() noexcept { return false; }
   // Reads what is there without waiting; 0: nothing. Events unblock the thread that caused them the moment they are
   // read: the caller must hold the lock that keeps others from acting on stale tables.
   [[nodiscard]] virtual std::size_t read_messages(std::span<Message> out) noexcept = 0;

@@ -22,6 +22,10 @@ constexpr std::uint64_t kStackBytes = std::uint64_t{4} << 20;
 // While working: new mappings are noticed by the growth of the address space, far cheaper than by walking them.
 constexpr std::int64_t kGrowthLook = 2 * kMillisecond;
 constexpr std::int64_t kPublishAgain = 20 * kMillisecond;
+// A session has nobody who watches it from outside. What waits that long for a fault thread that does nothing waits for ever.
+constexpr std::uint64_t kSessionPatience = 20'000 * std::uint64_t{kMillisecond};
+// All that a program can have mapped, and no more than the kernel takes for that.
+constexpr PageRange kWholeProgram = PageRange::between(PageIndex(16), PageIndex((std::uint64_t{1} << (kUserAddressBits - kPageShift)) - 16));
 
 // For what a CHECK says on threads that have no standard error.
 StatsFile g_check_file;
@@ -238,11 +242,30 @@ void Engine::follow_budget() noexcept {
 void Engine::look_for_growth() noexcept {
   const std::int64_t time = clock_.now_ns();
   slot_->background_beat_ns.store(static_cast<std::uint64_t>(time), std::memory_order_relaxed);
+  watch_the_fault_thread();
   if (!settings_.whole_process || time < next_growth_look_) return;
   const Result<MemoryGauge::Reading> now = gauge_.read();
   if (now && now->mapped_bytes > mapped_) (void)pager_->scan_step();
   if (now) mapped_ = now->mapped_bytes;
   next_growth_look_ = clock_.now_ns() + kGrowthLook / 2;
+}
+
+// A fault thread that was not woken is woken; one that cannot be is made known.
+void Engine::watch_the_fault_thread() noexcept {
+  const std::uint64_t asked = slot_->rewakes_asked.load(std::memory_order_relaxed);
+  if (asked != rewakes_) {
+    rewakes_ = asked;
+    mmu_->wake(kWholeProgram);
+  }
+  const std::int64_t now = clock_.now_ns();
+  if (!fault_watch_.due(now)) return;
+  const bool serves = slot_->serving_since_ns.load(std::memory_order_relaxed) != 0;  // a slow device is another matter
+  const bool waiting = !serves && (mmu_->has_unread() || space_->has_queued_faults());
+  const std::uint64_t unserved = fault_watch_.look(now, waiting, fault_rounds_.load(std::memory_order_relaxed));
+  slot_->unserved_ns.store(unserved, std::memory_order_relaxed);
+  if (unserved == 0) return;
+  mmu_->interrupt();
+  CHECK(settings_.whole_process || unserved < kSessionPatience, "the fault thread serves nothing: memory that is away cannot be had");
 }
 
 DeviceStats Engine::device_stats() const noexcept {

@@ -37,6 +37,7 @@
 #include "pager/park_gate.h"
 #include "port/device.h"
 #include "runtime/event_file.h"
+#include "runtime/fault_watch.h"
 #include "runtime/hint_queue.h"
 #include "runtime/memory_gauge.h"
 #include "runtime/settings.h"
@@ -104,6 +105,7 @@ class Engine final : private Footprint {
   void work() noexcept;
   void look_for_growth() noexcept;
   void follow_budget() noexcept;
+  void watch_the_fault_thread() noexcept;
   void keep_off_the_faulter() noexcept;
   void publish() noexcept;
   void tell_notices() noexcept;
@@ -163,6 +165,9 @@ class Engine final : private Footprint {
   std::uint64_t mapped_ = 0;  // bytes of address space at the last look
   std::int64_t next_growth_look_ = 0;
   std::uint32_t budget_changes_ = 0;  // of the run's budget that have been followed
+  FaultWatch fault_watch_;
+  std::uint64_t rewakes_ = 0;                // that have been done
+  std::atomic<std::uint64_t> fault_rounds_{0};  // of serving that have begun
   EngineThreads* threads_ = nullptr;
   int background_thread_ = -1, fault_thread_ = -1;  // numbers
 

@@ -118,6 +118,7 @@ void Engine::fault_entry(void* self) noexcept {
       engine->slot_->fault_thread.store(0, std::memory_order_release);
       return;
     }
+    engine->fault_rounds_.fetch_add(1, std::memory_order_relaxed);
     engine->slot_->serving_since_ns.store(static_cast<std::uint64_t>(engine->clock_.now_ns()), std::memory_order_relaxed);
     engine->follow_identity_on_fault_thread();
     if (engine->news_.any()) engine->hear_of_mappings();

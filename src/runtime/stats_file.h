@@ -4,7 +4,7 @@
 // file and claims one slot; a forked child inherits the mapping and claims a slot of its own. Counters are stored
 // straight into the mapping, so they survive every kind of death, and reading them costs the program nothing.
 //
-// Layout (version 4, little endian, all offsets fixed):
+// Layout (version 6, little endian, all offsets fixed):
 //   0        StatsHeader          4096 bytes: identification, limits, what dead processes left behind
 //   4096     StatsMessage[256]    65536 bytes: ring of messages for people, written by anyone, read by `run`
 //   69632    StatsSlot[4096]      1024 bytes each; the second half is the pager's own statistics (pager/stats.h)
@@ -22,7 +22,7 @@
 namespace whimbrel {
 
 inline constexpr std::uint64_t kStatsMagic = 0x6c6572626d696877;  // the bytes "whimbrel"
-inline constexpr std::uint32_t kStatsVersion = 5;
+inline constexpr std::uint32_t kStatsVersion = 6;
 inline constexpr std::size_t kStatsMessages = 256;
 inline constexpr std::size_t kStatsSlots = 4096;
 
@@ -62,6 +62,8 @@ struct alignas(1024) StatsSlot {
   std::atomic<std::uint32_t> background_thread;
   Counter background_beat_ns;  // monotonic clock, a few times a second
   Counter serving_since_ns;    // the fault thread took up messages then and is not through with them; 0: it waits
+  Counter unserved_ns;         // for so long touches have been waiting that the fault thread does not take up; see FaultWatch
+  Counter rewakes_asked;       // counted up by whoever watches: everybody who waits for memory shall touch it anew
   alignas(256) PagerStats pager;
 };
 static_assert(sizeof(PagerStats) <= 768, "a new layout version is needed");

@@ -1,8 +1,15 @@
-/* seize-thread PID NAME hold|end: does to one thread of another process what nobody should: holds it still for as long as
- * this program runs, or makes it end by itself. Prints "ready" when that is done. */
+/* seize-thread PID NAME hold|end|sleep|rob: does to one thread of another process what nobody should.
+ *   hold   holds it still for as long as this program runs
+ *   end    makes it end by itself
+ *   sleep  makes it sleep for ever: alive, not stopped, and of no use
+ *   rob    holds it still until a message is there on its userfaultfd, takes that one away, and lets it go on
+ * Prints "ready" when that is done (rob: when it is held; "robbed" follows). Exit status 77: the kernel cannot do it. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +39,39 @@ static pid_t find_thread(const char* pid, const char* name) {
   return found;
 }
 
+/* The thread's userfaultfd as a descriptor of ours: engine threads have a table of their own. */
+static int borrow_userfaultfd(const char* pid, pid_t thread) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%s/task/%d/fd", pid, (int)thread);
+  DIR* fds = opendir(path);
+  if (fds == NULL) return -1;
+  int number = -1;
+  for (struct dirent* entry; number < 0 && (entry = readdir(fds)) != NULL;) {
+    char target[64] = "";
+    if (readlinkat(dirfd(fds), entry->d_name, target, sizeof target - 1) > 0 && strcmp(target, "anon_inode:[userfaultfd]") == 0) {
+      number = atoi(entry->d_name);
+    }
+  }
+  closedir(fds);
+  if (number < 0) return -1;
+  const int process = (int)syscall(SYS_pidfd_open, thread, O_EXCL); /* of a thread: kernel 6.9 */
+  return process < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, process, number, 0);
+}
+
+static int rob(const char* pid, pid_t thread) {
+  const int fd = borrow_userfaultfd(pid, thread);
+  if (fd < 0) return fprintf(stderr, "its userfaultfd: %s\n", strerror(errno)), 77;
+  puts("ready");
+  fflush(stdout);
+  struct pollfd wait = {fd, POLLIN, 0};
+  struct uffd_msg message;
+  if (poll(&wait, 1, 20000) != 1) return fprintf(stderr, "nobody touched anything\n"), 8;
+  if (read(fd, &message, sizeof message) != sizeof message) return fprintf(stderr, "read: %s\n", strerror(errno)), 9;
+  if (message.event != UFFD_EVENT_PAGEFAULT) return fprintf(stderr, "not a touch\n"), 10;
+  puts("robbed");
+  return ptrace(PTRACE_DETACH, thread, 0, 0) == 0 ? 0 : 11;
+}
+
 int main(int argc, char** argv) {
   if (argc != 4) return 2;
   const pid_t thread = find_thread(argv[1], argv[2]);
@@ -48,13 +88,14 @@ int main(int argc, char** argv) {
     }
     return 0;
   }
-  /* Stopped at a system call: run the same instruction again, as exit(2). */
+  if (strcmp(argv[3], "rob") == 0) return rob(argv[1], thread);
+  /* Stopped at a system call: run the same instruction again, as exit(2), or as pause(2): no signal reaches it. */
   struct user_regs_struct regs;
   if (ptrace(PTRACE_GETREGS, thread, 0, &regs) != 0) return 5;
   const unsigned long code = (unsigned long)ptrace(PTRACE_PEEKTEXT, thread, regs.rip - 2, 0);
   if ((code & 0xffff) != 0x050f) return fprintf(stderr, "not at a system call\n"), 6;
   regs.rip -= 2;
-  regs.rax = SYS_exit;
+  regs.rax = strcmp(argv[3], "sleep") == 0 ? SYS_pause : SYS_exit;
   regs.orig_rax = (unsigned long)-1;
   regs.rdi = 0;
   if (ptrace(PTRACE_SETREGS, thread, 0, &regs) != 0 || ptrace(PTRACE_DETACH, thread, 0, 0) != 0) return 7;
