@@ -50,7 +50,8 @@ struct whimbrel_session_options {
   size_t struct_size;   /* sizeof of the caller's: what a newer library adds counts as 0 */
   uint64_t ram_bytes;   /* most memory of the session that is resident and uncompressed; 0: no limit of this kind */
   uint64_t total_bytes; /* most RAM in all: resident, compressed store and whimbrel's own; 0: no limit of this kind */
-  const char *device;   /* where pages go, as `whimbrel run --device` takes it: "zstd", "lz4", "ram", "file:PATH,..."; null: zstd */
+  const char *device;   /* where pages go, as `whimbrel run --device` takes it: "zstd", "lz4", "ram", "file:PATH,...",
+                            "nbd:URI"; null: zstd */
   uint32_t flags;       /* 0 */
 };
 

@@ -48,10 +48,12 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
         build, stage = pathlib.Path(directory) / "build", pathlib.Path(directory) / "stage"
         _run("cmake", "-G", "Ninja", "-S", ROOT, "-B", build, "-DCMAKE_BUILD_TYPE=Release", "-DWHIMBREL_TESTS=OFF",
              "-DWHIMBREL_BENCH=OFF", "-DWHIMBREL_PYTHON=ON", f"-DPython3_EXECUTABLE={sys.executable}",
-             "-DWHIMBREL_PYTHON_DIR=.")
+             "-DWHIMBREL_PYTHON_DIR=.", "-DWHIMBREL_WHEEL=ON")
         _run("cmake", "--build", build, "--target", "whimbrel_python", *_jobs())
         _run("cmake", "--install", build, "--component", "python", "--prefix", stage, "--strip")
-        files = {str(path.relative_to(stage)): path.read_bytes() for path in sorted(stage.rglob("*")) if path.is_file()}
+        staged = [path for path in sorted(stage.rglob("*")) if path.is_file()]
+        files = {str(path.relative_to(stage)): path.read_bytes() for path in staged}
+        programs = {str(path.relative_to(stage)) for path in staged if os.access(path, os.X_OK)}
     files[f"{info}/METADATA"] = _metadata().encode()
     files[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nGenerator: whimbrel\nRoot-Is-Purelib: false\nTag: {tag}-{tag}-{platform}\n".encode()
     record = ""
@@ -61,7 +63,9 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     files[f"{info}/RECORD"] = (record + f"{info}/RECORD,,\n").encode()
     with zipfile.ZipFile(pathlib.Path(wheel_directory) / name, "w", zipfile.ZIP_DEFLATED) as wheel:
         for path, contents in files.items():
-            wheel.writestr(zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0)), contents)
+            entry = zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0))
+            entry.external_attr = (0o100755 if path in programs else 0o100644) << 16
+            wheel.writestr(entry, contents, zipfile.ZIP_DEFLATED)
     return name
 
 

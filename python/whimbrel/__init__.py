@@ -104,7 +104,7 @@ class Session:
     """Memory with a budget and a device of its own.
 
     ``ram``: most of it that is resident and uncompressed. ``total``: most RAM in all, the compressed store included. Bytes, or
-    text as "512M" or "1.5G"; at least one of them. ``device``: "zstd", "lz4", "ram" or "file:PATH", as ``whimbrel run
+    text as "512M" or "1.5G"; at least one of them. ``device``: "zstd", "lz4", "ram", "file:PATH" or "nbd:URI", as ``whimbrel run
     --device`` takes it.
 
     >>> import whimbrel

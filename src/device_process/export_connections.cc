@@ -126,18 +126,22 @@ bool Export::claim(std::string* problem, int* error) {
   if (!look()) return refused(EIO, "the export cannot be read; next: look at what the server says");
   MarkText found;
   std::memcpy(&found, mark_->read.data(), sizeof found);
-  if (std::memcmp(found.magic, kMarkMagic, sizeof found.magic) == 0) {
+  const auto is_mark = [](const MarkText& text) { return std::memcmp(text.magic, kMarkMagic, sizeof text.magic) == 0; };
+  const bool was_marked = is_mark(found);
+  if (was_marked) {
     // Left behind by a run that was killed, or another one is at work.
     say("is marked as in use by another run; looking for 5 s whether it is");
     std::this_thread::sleep_for(kBeatsAreDue);
     if (!look()) return refused(EIO, "the export cannot be read; next: look at what the server says");
     MarkText again;
     std::memcpy(&again, mark_->read.data(), sizeof again);
-    if (std::memcmp(&again, &found, sizeof found) != 0) {
+    if (is_mark(again) && std::memcmp(&again, &found, sizeof found) != 0) {
       return refused(EBUSY, "another run uses this export; next: an export for each run (nbdkit's exportname or offset "
                             "filters make several of one)");
     }
-  } else if (!options_.force && std::any_of(mark_->read.begin(), mark_->read.end(),
+  }
+  // Marked before and not now: that run has just ended, and what it left is nobody's.
+  if (!was_marked && !options_.force && std::any_of(mark_->read.begin(), mark_->read.end(),
                                             [](std::byte b) { return b != std::byte{0}; })) {
     return refused(EEXIST, "the export holds something already; next: name an empty one, or add force=on to overwrite it");
   }

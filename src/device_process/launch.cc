@@ -1,5 +1,6 @@
 #include "device_process/launch.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <spawn.h>
@@ -36,18 +37,28 @@ std::string hexadecimal(const unsigned char* bytes, std::size_t count) {
   return out;
 }
 
-// Beside this program, in the build tree or an installation. Never by a name that the caller chose: that could lie anywhere.
+// Beside the program or library that this is part of, in the build tree, an installation or a Python package. Never by a
+// name that the caller chose: that could lie anywhere.
 std::string find_program(std::string* tried) {
   namespace fs = std::filesystem;
   std::error_code error;
   std::vector<fs::path> places;
+  Dl_info here{};
+  // The command is not found by the name it was called by, which may be relative.
+  if (dladdr(reinterpret_cast<const void*>(&find_program), &here) != 0 && here.dli_fname != nullptr && here.dli_fname[0] == '/') {
+    const fs::path folder = fs::canonical(here.dli_fname, error).parent_path();
+    if (!error) {
+      for (const char* way : {".", "../bin", "../../bin", "../libexec/whimbrel"}) places.push_back(folder / way);
+    }
+  }
   const fs::path folder = fs::read_symlink("/proc/self/exe", error).parent_path();
   if (!error) {
-    for (const char* way : {".", "../bin", "../libexec/whimbrel"}) places.push_back(folder / way);
+    for (const char* way : {".", "../libexec/whimbrel"}) places.push_back(folder / way);
   }
   places.emplace_back(WHIMBREL_FULL_LIBEXECDIR "/whimbrel");
   for (const fs::path& place : places) {
     const fs::path candidate = (place / "whimbrel-device").lexically_normal();
+    if (tried->find(candidate) != tried->npos) continue;
     if (access(candidate.c_str(), X_OK) == 0) return candidate;
     tried->append(tried->empty() ? "" : ", ").append(candidate);
   }

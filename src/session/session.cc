@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <new>
+#include <string>
 #include <string_view>
 
 #include "capi/complain.h"
@@ -68,6 +70,24 @@ int check_budget(const char* what, std::uint64_t ram, std::uint64_t total) noexc
   return 0;
 }
 
+// What stands behind the device process is tried out at once: a server that is not there is a mistake to hear of now.
+int start_device_process(const char* device, device_process::DeviceProcess& process) {
+  constexpr const char* kWhat = "whimbrel_session_open";
+  if (!needs_device_process(device, built_in_devices())) return 0;
+  std::string problem, advice;
+  if (!process.start(true, &problem, &advice)) return capi::complain_because(ENODEV, kWhat, problem.c_str(), advice.c_str());
+  SpecMessage message;
+  const Result<void> good = try_device_spec(device, built_in_devices(), process.address().c_str(), message);
+  if (good) return 0;
+  problem = message.c_str();
+  advice = "look at the server; docs/remote-memory.md shows how to set one up";
+  if (const std::size_t next = problem.find("; next: "); next != problem.npos) {
+    advice = problem.substr(next + 8);
+    problem.erase(next);
+  }
+  return capi::complain_because(capi::errno_of(good.error()), kWhat, problem.c_str(), advice.c_str());
+}
+
 }  // namespace
 
 int whimbrel_session::open(const whimbrel_session_options& options, whimbrel_session** out) noexcept {
@@ -83,13 +103,17 @@ int whimbrel_session::open(const whimbrel_session_options& options, whimbrel_ses
   std::strcpy(settings.device, device);
   SpecMessage message;
   if (const Result<void> good = check_device_spec(device, built_in_devices(), message); !good) {
-    return capi::complain_because(EINVAL, kWhat, message.c_str(), "a device: ram, lz4, zstd or file:PATH");
+    return capi::complain_because(EINVAL, kWhat, message.c_str(), "a device: ram, lz4, zstd, file:PATH, nbd:URI, or a chain or mirror of these");
   }
   if (session::runs_under_whimbrel_run()) {
     return capi::complain_because(EBUSY, kWhat,
                                   "this program runs under `whimbrel run`, whose budget covers all its memory",
                                   "start it without `whimbrel run`");
   }
+
+  device_process::DeviceProcess device_process;
+  if (const int bad = start_device_process(device, device_process); bad != 0) return bad;
+  std::snprintf(settings.device_process, sizeof settings.device_process, "%s", device_process.address().c_str());
 
   session::SessionList& list = session_list();
   MutexLock hold(list.mutex);
@@ -106,6 +130,7 @@ int whimbrel_session::open(const whimbrel_session_options& options, whimbrel_ses
       sys::mmap(nullptr, sizeof(whimbrel_session), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
   if (!memory) return complain(memory.error(), kWhat);
   auto* const made = ::new (*memory) whimbrel_session();
+  made->device_process_ = std::move(device_process);
   made->ram_bytes_.store(options.ram_bytes);
   made->total_bytes_.store(options.total_bytes);
   for_each_relied_on([](void* engine, PageRange range) { static_cast<Engine*>(engine)->forbid(range); },

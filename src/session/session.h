@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "base/mutex.h"
+#include "device_process/launch.h"
 #include "runtime/engine.h"
 #include "session/ledger.h"
 #include "whimbrel/whimbrel.h"
@@ -61,6 +62,7 @@ struct whimbrel_session {
   [[nodiscard]] int new_arena_locked(whimbrel::PageCount least) noexcept REQUIRES(mutex_);
   [[nodiscard]] bool is_manageable(whimbrel::PageRange range) noexcept;
 
+  whimbrel::device_process::DeviceProcess device_process_;  // where the device needs one; ends with the session
   whimbrel::Engine engine_;
   std::atomic<std::uint64_t> ram_bytes_{0}, total_bytes_{0};
   std::atomic<bool> advised_{false};  // some range has been given advice

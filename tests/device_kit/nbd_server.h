@@ -1,6 +1,7 @@
 // An NBD server of the test's own: nbdkit on a unix socket, gone with the test. nbdkit is installed by scripts/setup.
 #pragma once
 
+#include <spawn.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -36,16 +37,14 @@ class NbdServer {
 
   void start() {
     std::filesystem::remove(socket());
-    process_ = ::fork();
-    if (process_ == 0) {
-      std::vector<std::string> all = {"nbdkit", "-f", "--exit-with-parent", "-U", socket()};
-      all.insert(all.end(), arguments_.begin(), arguments_.end());
-      std::vector<char*> pointers;
-      for (std::string& one : all) pointers.push_back(one.data());
-      pointers.push_back(nullptr);
-      ::execvp("nbdkit", pointers.data());
-      ::_exit(127);
-    }
+    std::vector<std::string> all = {"nbdkit", "-f", "--exit-with-parent", "-U", socket()};
+    all.insert(all.end(), arguments_.begin(), arguments_.end());
+    std::vector<char*> pointers;
+    for (std::string& one : all) pointers.push_back(one.data());
+    pointers.push_back(nullptr);
+    // No fork: that of a process with a session waits for what is being stored, and so for the server that is to be started.
+    if (::posix_spawnp(&process_, "nbdkit", nullptr, nullptr, pointers.data(), environ) != 0) process_ = -1;
+    if (process_ < 0) return;
     while (!answers() && ::waitpid(process_, nullptr, WNOHANG) == 0) {
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }

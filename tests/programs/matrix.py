@@ -13,6 +13,7 @@ Exit status: 0 all ok, 1 something failed, 77 skipped (the reason is printed).
 """
 
 import argparse
+import difflib
 import json
 import pathlib
 import shutil
@@ -109,7 +110,11 @@ def does_not_fit(plain, run, sizes, problems):
             and run.peak_anon < plain.peak_anon and run.peak_anon <= enough * 1.05 + UNMANAGED and b"--total" in run.errors)
 
 
-def show_failure(run):
+def show_failure(run, plain=None):
+    if plain and run.output != plain.output:
+        for line in list(difflib.unified_diff(plain.output.decode(errors="replace").splitlines(),
+                                              run.output.decode(errors="replace").splitlines(), "plain", "managed", n=0))[:12]:
+            print("    " + line[:300])
     text = run.errors.decode(errors="replace").strip()
     if text:
         print("    stderr: " + "\n            ".join(text.splitlines()[-12:]))
@@ -164,7 +169,7 @@ def run_program(tools, workload, arguments):
             cells = row_of(workload.name, budget, enough, plain, again, problems)
         print(line_of(cells), flush=True)
         if problems and run:
-            show_failure(run)
+            show_failure(run, plain)
         elif problems:
             print("    " + "\n    ".join(details[-25:]))
         rows.append((cells, not problems))
