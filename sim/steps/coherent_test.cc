@@ -42,9 +42,6 @@ class CoherentSteps : public Steps {
     expect_states(0, kPages, PageState::kCoherent);
     expect_words(0, kPages);
   }
-  void TearDown() override {
-    Steps::TearDown();
-  }
   bool take(std::uint64_t page, std::uint64_t writable = PageEntry::kWritable) {
     MutexLock hold(space.mutex());
     return space.take_coherent_locked(home + PageCount(page), writable);
@@ -85,7 +82,7 @@ TEST_F(CoherentSteps, TakenIntoItsOwnFrame) {
 }
 
 TEST_F(CoherentSteps, OnlyCoherentPagesAreTaken) {
-  map_unit(false, 8);
+  sim.space().place(home + PageCount(6), Slot{Slot::Kind::kZeroPage, false, nullptr});
   EXPECT_FALSE(take(6));
   EXPECT_EQ(state(6), PageState::kRam);
   EXPECT_TRUE(sim.space().slot(home + PageCount(6)).is_present());
