@@ -16,6 +16,14 @@ class FaultSteps : public Steps {
     return fault;
   }
   void serve(const PendingFault& fault) { FaultService(space, nullptr, nullptr).serve(fault, true); }
+  // As the fault thread does it.
+  void touch_and_serve(std::uint64_t page) {
+    Message message;
+    message.address = word(page);
+    message.thread = 7;
+    (void)sim.userfault().park(message);
+    EXPECT_EQ(FaultService(space, nullptr, nullptr).run_once(), 1u);
+  }
   [[nodiscard]] bool was_woken(std::uint64_t page) const {
     for (const PageRange& range : mmu.woken()) {
       if (range.contains(home + PageCount(page))) return true;
@@ -123,6 +131,68 @@ TEST_F(FaultSteps, AToucherOfAUnitOnItsWayIsWokenAtItsEnd) {
   finish(m);
   EXPECT_TRUE(was_woken(17));
   EXPECT_FALSE(entry(17).has(PageEntry::kWaited));
+}
+
+TEST_F(FaultSteps, AHoleThatBecomesADevicePageIsNotFilled) {
+  map_unit(false, 1);
+  send_to_device(pages(0, 1), false);
+  tell_of_remap(pages(0, 1), home + PageCount(4));
+  MutexLock hold(space.mutex());
+  EXPECT_TRUE(fill_hole_locked(space, fault_at(4)));
+  EXPECT_EQ(space.table().get(home + PageCount(4)).state(), PageState::kDevice);
+  EXPECT_TRUE(sim.space().slot(home + PageCount(4)).is_empty());
+  EXPECT_TRUE(was_woken(4));  // to touch again
+}
+
+TEST_F(FaultSteps, AHoleIsFilledOnceTheMessageIsRead) {
+  map_unit(false, 1);
+  ASSERT_TRUE(mmu.watch(unit()).has_value());
+  tell_of_remap(pages(100, 1), home + PageCount(200));
+  MutexLock hold(space.mutex());
+  EXPECT_TRUE(fill_hole_locked(space, fault_at(4)));
+  EXPECT_TRUE(sim.space().slot(home + PageCount(4)).is_present());
+}
+
+TEST_F(FaultSteps, APageThatSetsOutWhileItsFaultIsServedIsWaitedFor) {
+  map_unit(false, 2);
+  send_to_device(pages(0, 2), false);
+  Migration m(pages(0, 1));
+  ops.in_between = [&] {
+    ops.in_between = nullptr;
+    m.args.pgmap_owner = this;
+    m.args.flags = kSelectDevicePrivate;
+    EXPECT_TRUE(migrate_vma_setup(space, m.args).has_value());
+  };
+  touch_and_serve(0);
+  EXPECT_EQ(state(0), PageState::kMigratingHome);
+  EXPECT_TRUE(entry(0).has(PageEntry::kWaited));
+  EXPECT_FALSE(was_woken(0));
+  finish(m);
+  EXPECT_TRUE(was_woken(0));
+  ops.in_between = [&] {
+    ops.in_between = nullptr;
+    space.note_dropped(pages(1, 1));
+    mmu.forget_woken();
+  };
+  touch_and_serve(1);  // dropped in between: touch again and see
+  EXPECT_TRUE(was_woken(1));
+  EXPECT_EQ(state(1), PageState::kRam);
+}
+
+TEST_F(FaultSteps, AUnitThatSetsOutWhileItsFaultIsServedIsTriedAgain) {
+  map_unit(true);
+  send_to_device(unit(), true);
+  Migration m(unit());
+  ops.in_between = [&] {
+    ops.in_between = nullptr;
+    m.args.pgmap_owner = this;
+    m.args.flags = kSelectDevicePrivate | kSelectCompound;
+    EXPECT_TRUE(migrate_vma_setup(space, m.args).has_value());
+  };
+  touch_and_serve(40);
+  EXPECT_TRUE(was_woken(40));
+  finish(m);
+  EXPECT_TRUE(entry(0).is_huge());
 }
 
 // ---- pages for a device alone ------------------------------------------------------------------------------------------

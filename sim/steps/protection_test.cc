@@ -1,4 +1,5 @@
 // Pages that may only be read: what a fork and mprotect make of slots and of pages in RAM, and how such pages come home.
+#include "migrate/range_fault.h"
 #include "sim/steps/steps.h"
 
 namespace whimbrel::sim {
@@ -153,6 +154,7 @@ class ProtectionCoherent : public Protection {
     ASSERT_TRUE(is_protected(0));
   }
   PageMap* coherent = nullptr;
+  NotifierRegistry registry;  // as long as the space
 };
 
 TEST_F(ProtectionCoherent, TheWriterOfASharedPageGetsACopyInRam) {
@@ -180,6 +182,33 @@ TEST_F(ProtectionCoherent, AFaultThatWasOvertakenIsWoken) {
   serve(fault);
   EXPECT_FALSE(mmu.woken().empty());
   EXPECT_EQ(state(0), PageState::kCoherent);
+}
+
+TEST_F(ProtectionCoherent, AMirrorSeesTheDevicesFrameNumber) {
+  class Quiet final : public IntervalNotifier {
+   public:
+    bool invalidate(const NotifierRange&, std::uint64_t seq) noexcept override {
+      set_seq(seq);
+      return true;
+    }
+  } quiet;
+  ASSERT_TRUE(space.add_observer(&registry));
+  ASSERT_TRUE(registry.insert(quiet, home.address(), kHugeSize));
+  HmmPfn words[3];
+  HmmRange range;
+  range.registry = &registry;
+  range.notifier = &quiet;
+  range.notifier_seq = registry.read_begin(quiet);
+  range.start = home.address();
+  range.end = (home + PageCount(3)).address();
+  range.pfns = words;
+  ASSERT_TRUE(hmm_range_fault(space, range).has_value());
+  for (std::uint64_t i = 0; i < 2; ++i) {
+    EXPECT_TRUE(words[i].valid());
+    EXPECT_EQ(words[i].pfn(), entry(i).pfn());
+  }
+  EXPECT_FALSE(words[2].valid());  // a hole
+  registry.remove(quiet);
 }
 
 TEST_F(ProtectionCoherent, OneCoherentPageGoesToRam) {

@@ -74,6 +74,19 @@ TEST_F(Recovery, AFolioWhoseFirstSlotIsGoneIsUnlockedAndCounted) {
   EXPECT_EQ(state(2), PageState::kDevice);
 }
 
+TEST_F(Recovery, TheSlotsOfOneFolioMayLieInSeveralMappings) {
+  map_unit(true);
+  send_to_device(unit(), true);
+  const Pfn head = entry(0).pfn();
+  tell_of_remap(pages(0, 1), home + PageCount(300));  // the first page's slot comes after the others
+  space.pump();
+  ASSERT_EQ(entry(300).pfn(), head);
+  ASSERT_TRUE(program.mprotect(pages(256, 256), Mapping::kReadable).has_value());
+  EXPECT_EQ(space.recover_in_child(), 0u);
+  EXPECT_EQ(space.page(head)->refs(), 511u);
+  ASSERT_TRUE(program.mprotect(pages(256, 256), Mapping::kReadable | Mapping::kWritable).has_value());
+}
+
 TEST_F(Recovery, PagesThatWereTouchedTooEarlyAreCounted) {
   map_unit(false, 4);
   send_to_device(pages(0, 4), false);

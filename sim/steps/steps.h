@@ -27,9 +27,14 @@ class StepsDevice final : public PageMapOps {
     (void)head;
     freed += std::uint64_t{1} << order;
   }
-  bool serves_inline() const noexcept override { return true; }
+  // Asked between two looks at the slot, without the lock: where others may come in between.
+  bool serves_inline() const noexcept override {
+    if (in_between) in_between();
+    return true;
+  }
 
   std::function<FaultResult(FaultContext&)> serve;
+  std::function<void()> in_between;
   std::uint64_t freed = 0;  // pages
 };
 
@@ -100,6 +105,14 @@ class Steps : public ::testing::Test {
   [[nodiscard]] PageState state(std::uint64_t page) { return entry(page).state(); }
   void expect_states(std::uint64_t first, std::uint64_t count, PageState wanted) {
     for (std::uint64_t i = first; i < first + count; ++i) ASSERT_EQ(state(i), wanted) << "page " << i;
+  }
+  // The kernel tells of a move of the program's memory; applied with the next messages.
+  void tell_of_remap(PageRange from, PageIndex to) {
+    Message event;
+    event.kind = Message::Kind::kRemap;
+    event.range = from;
+    event.to = to;
+    sim.userfault().publish(sim.userfault().begin_change(), event);
   }
   void set_entry(std::uint64_t page, PageEntry value) {
     MutexLock hold(space.mutex());
