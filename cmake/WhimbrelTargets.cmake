@@ -19,6 +19,9 @@ endif()
 
 set(WHIMBREL_SANITIZE "" CACHE STRING "Sanitizers for the whole build, e.g. 'thread' or 'address,undefined'")
 
+# scripts/coverage: children of tests that end by _exit() write their counters first.
+set(WHIMBREL_COUNTERS_AT_EXIT "" CACHE FILEPATH "Source that makes them do so")
+
 add_library(whimbrel_flags INTERFACE)
 target_compile_options(whimbrel_flags INTERFACE
   -Wall -Wextra -Wpedantic -Werror -Wshadow -Wconversion -Wno-sign-conversion
@@ -85,7 +88,7 @@ function(whimbrel_test name)
     return()
   endif()
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LINKS;LABELS;ARGS" ${ARGN})
-  add_executable(${name} ${ARG_SOURCES})
+  add_executable(${name} ${ARG_SOURCES} ${WHIMBREL_COUNTERS_AT_EXIT})
   target_link_libraries(${name} PRIVATE whimbrel_flags ${ARG_LINKS} GTest::gtest GTest::gtest_main)
   target_precompile_headers(${name} REUSE_FROM whimbrel_gtest_header)
   whimbrel_compile_as_test(${name})

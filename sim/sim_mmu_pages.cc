@@ -146,6 +146,7 @@ Result<std::uint64_t> SimMmu::move_next(PageIndex to, PageIndex from, std::uint6
   }
   Slot moved = space_->table().take(from);
   moved.write_protected = false;
+  if (Window* window = window_of(from); window != nullptr) window->asked[(from - window->range.first).raw()] = false;
   put(to, std::move(moved));
   return 1;
 }

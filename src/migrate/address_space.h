@@ -235,6 +235,7 @@ class AddressSpace {
   void quarantine_locked(PageRange range) noexcept REQUIRES(mutex_);
   void queue_fault_locked(const Message& message) noexcept REQUIRES(mutex_);
   void free_folio(Pfn head, unsigned order) noexcept;
+  void reset_references_locked() noexcept REQUIRES(mutex_);
   void recover_slot_locked(PageIndex at, PageEntry entry) noexcept REQUIRES(mutex_);
   [[nodiscard]] std::uint64_t recover_range_locked(PageRange range) noexcept REQUIRES(mutex_);
 

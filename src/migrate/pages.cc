@@ -128,8 +128,6 @@ class PagesStep {
     if (entry.state() != PageState::kMigratingOut) return;
     if (entry.is_huge()) {
       CHECK(space_.table().set_huge(at, space_.table().get(at.huge_base()).after(PageEvent::kCommit)).has_value());
-    } else if (src_[i].compound()) {
-      for (std::uint64_t j = 0; j < kPagesPerHuge; ++j) commit_base_locked(src_[i].pfn() + PageCount(j));
     } else {
       space_.table().update(at, entry.after(PageEvent::kCommit));
     }

@@ -68,12 +68,29 @@ void AddressSpace::recover_slot_locked(PageIndex at, PageEntry e) noexcept {
     case PageState::kCoherent:
     case PageState::kPoisoned: break;
   }
-  // Locks and holders' references were the parent's; only the mapping's reference is ours.
-  const PageEntry now = table_.get(at);
   Page* p = page(e.pfn());
-  if (p == nullptr || now.is_ram()) return;
-  if (!p->is_tail()) p->reset_after_fork(p->order(), 0);
-  p->set_mapping(now.is_huge() ? at.huge_base() : at);
+  if (p == nullptr) return;
+  const PageEntry now = table_.get(at);
+  if (!now.is_ram()) {
+    p->set_mapping(now.is_huge() ? at.huge_base() : at);
+    return;
+  }
+  // Home already: nothing maps it any more. The last reference stays, for its owner is not ready to be told of a free page.
+  p->clear_mapping();
+  if (Page* head = page(head_of(e.pfn())); head->refs() > 1) CHECK(!head->put());
+}
+
+void AddressSpace::reset_references_locked() noexcept {
+  table_.for_each(kEverything, [&](PageRange, PageEntry e) {
+    lock_is_held();
+    if (Page* head = page(head_of(e.pfn())); head != nullptr) head->reset_after_fork(head->order(), 0);
+    return true;
+  });
+  table_.for_each(kEverything, [&](PageRange, PageEntry e) {
+    lock_is_held();
+    if (Page* head = page(head_of(e.pfn())); head != nullptr) head->adopt_mapping();
+    return true;
+  });
 }
 
 std::uint64_t AddressSpace::recover_range_locked(PageRange range) noexcept {
@@ -81,13 +98,6 @@ std::uint64_t AddressSpace::recover_range_locked(PageRange range) noexcept {
        at = table_.next_used(at + PageCount(1), range.end())) {
     const PageEntry e = table_.get(at);
     recover_slot_locked(at, e);
-    if (e.is_huge()) at = at.huge_base() + PageCount(kPagesPerHuge - 1);
-  }
-  // Mapping references, once every head is reset.
-  for (PageIndex at = table_.next_used(range.first, range.end()); at < range.end();
-       at = table_.next_used(at + PageCount(1), range.end())) {
-    const PageEntry e = table_.get(at);
-    if (Page* head = page(head_of(e.pfn())); head != nullptr) head->adopt_mapping();
     if (e.is_huge()) at = at.huge_base() + PageCount(kPagesPerHuge - 1);
   }
   // Present in the kernel but away in the table: somebody read zeros.
@@ -119,6 +129,9 @@ std::uint64_t AddressSpace::recover_in_child() noexcept {
   fault_count_ = 0;  // their touchers are threads of the parent
   serving_ = false;
   quarantine_ = {};
+  // Locks and holders' references were the parent's; only the slots' references are ours. For all slots at once: those of one
+  // large folio may lie in several mappings, and its head's own slot may be gone.
+  reset_references_locked();
   std::uint64_t touched = 0;
   WipedMappings wiped(mmu_);
   PageIndex at = table_.next_used(kEverything.first, kEverything.end());
