@@ -81,6 +81,12 @@ function(whimbrel_precompile_gtest)
   whimbrel_compile_as_test(whimbrel_gtest_header)
 endfunction()
 
+# With the same optimization as the header was compiled with: the compiler takes no other, or breaks.
+function(whimbrel_use_gtest_header target)
+  target_precompile_headers(${target} REUSE_FROM whimbrel_gtest_header)
+  whimbrel_compile_as_test(${target})
+endfunction()
+
 # whimbrel_test(NAME SOURCES ... LINKS ... [LABELS ...] [TIMEOUT s] [ARGS ...]): a GoogleTest program, one ctest entry.
 # Labels: unit (default), live (needs the real kernel), programs, slow.
 function(whimbrel_test name)
@@ -90,8 +96,7 @@ function(whimbrel_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LINKS;LABELS;ARGS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES} ${WHIMBREL_COUNTERS_AT_EXIT})
   target_link_libraries(${name} PRIVATE whimbrel_flags ${ARG_LINKS} GTest::gtest GTest::gtest_main)
-  target_precompile_headers(${name} REUSE_FROM whimbrel_gtest_header)
-  whimbrel_compile_as_test(${name})
+  whimbrel_use_gtest_header(${name})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   add_test(NAME ${name} COMMAND ${name} ${ARG_ARGS})
   if(NOT ARG_LABELS)
