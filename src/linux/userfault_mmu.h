@@ -119,6 +119,8 @@ class UserfaultMmu final : public Mmu {
   [[nodiscard]] Result<void> register_range(PageRange range, std::uint64_t mode) noexcept;
   [[nodiscard]] Result<void> unregister_range(PageRange range) noexcept;
   [[nodiscard]] Progress move_watched(PageIndex to, PageIndex from, PageCount count, Wake wake) noexcept;
+  // A page that the kernel refuses to move has been moved by it already.
+  [[nodiscard]] static bool has_moved(PageIndex to, PageIndex from) noexcept;
   // The Error for a refused page operation: tells an unread address-space event from other reasons to try again.
   [[nodiscard]] Error page_error(int sys_errno, const char* where) noexcept;
   [[nodiscard]] bool event_pending() noexcept;

@@ -1,9 +1,13 @@
 // Every way a move can end on the real kernel.
+#include <fcntl.h>
 #include <linux/io_uring.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
+#include <atomic>
+
 #include "linux/mmu_fixture_test.h"
+#include "linux/sys.h"
 
 namespace whimbrel {
 namespace {
@@ -34,6 +38,43 @@ TEST_F(MmuMove, StopsAtAHoleAndSaysHowFarItCame) {
   EXPECT_STOPPED(move(frames.first, home.page(0), 16), 7, kNotFound);
   EXPECT_STOPPED(move(frames.first + PageCount(7), home.page(7), 1), 0, kNotFound);
   EXPECT_COMPLETE(move(frames.first + PageCount(8), home.page(8), 8), 8);
+  mmu().close_window(frames);
+}
+
+// The kernel moves pages about while it makes room for large ones, and loses count of what it has moved for us then.
+TEST_F(MmuMove, CountsWhatReallyMovedWhileTheKernelCompactsMemory) {
+  const int compact = ::open("/proc/sys/vm/compact_memory", O_WRONLY | O_CLOEXEC);
+  if (compact < 0) GTEST_SKIP() << "/proc/sys/vm/compact_memory cannot be written here (needs root)";
+  constexpr std::size_t kPages = 16384, kRun = 48;
+  Memory home(kPages);
+  home.fill(0, kPages);
+  const PageRange frames = window(kRun);
+  const test::Watched watched(mmu(), home.range());
+  std::atomic<bool> done{false};
+  std::thread compactor([&] {
+    while (!done) (void)!::write(compact, "1", 1);
+  });
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(8);
+  std::size_t lost = 0, refused = 0, moves = 0;
+  for (std::size_t at = 0; std::chrono::steady_clock::now() < end && lost == 0; at = (at + 7919) % (kPages - kRun)) {
+    const Progress out = move(frames.first, home.page(at), kRun);
+    for (std::size_t i = 0; i < out.done.raw(); ++i) {
+      lost += Memory::holds(window_bytes(frames, i), Memory::mark(at + i)) ? 0 : 1;
+    }
+    for (std::size_t i = out.done.raw(); i < kRun; ++i) lost += sys::is_resident(home.page(at + i)).value_or(false) ? 0 : 1;
+    refused += out.failed ? 1 : 0;
+    ++moves;
+    std::size_t back = 0;
+    for (int tries = 0; back < out.done.raw() && tries < 100'000; ++tries) {
+      back += move(home.page(at + back), frames.first + PageCount(back), out.done.raw() - back).done.raw();
+    }
+    ASSERT_EQ(back, out.done.raw());
+    ASSERT_TRUE(mmu().discard(frames));
+  }
+  done = true;
+  compactor.join();
+  ::close(compact);
+  EXPECT_EQ(lost, 0u) << "of " << kRun << " pages, in move " << moves << "; " << refused << " were refused in part";
   mmu().close_window(frames);
 }
 

@@ -100,15 +100,34 @@ void UserfaultMmu::never_watch(PageRange range) noexcept {
 Result<void> UserfaultMmu::unwatch(PageRange range) noexcept { return unregister_range(range); }
 
 Progress UserfaultMmu::move_watched(PageIndex to, PageIndex from, PageCount count, Wake wake) noexcept {
-  return advance(
-      count,
-      [&](PageCount done, PageCount left) {
-        uapi::UffdioMove move{at(to + done), at(from + done), left.bytes(), wake == Wake::kNo ? uapi::kMoveDontWake : 0,
-                              0};
-        const long raw = sys::call(SYS_ioctl, userfault(), static_cast<long>(uapi::kUffdioMove), sys::arg(&move));
-        return Step{raw, move.move};
-      },
-      [&](int error) { return page_error(error, "UFFDIO_MOVE"); });
+  PageCount moved;
+  for (;;) {
+    const Progress progress = advance(
+        count - moved,
+        [&](PageCount done, PageCount left) {
+          done += moved;
+          uapi::UffdioMove move{at(to + done), at(from + done), left.bytes(), wake == Wake::kNo ? uapi::kMoveDontWake : 0,
+                                0};
+          const long raw = sys::call(SYS_ioctl, userfault(), static_cast<long>(uapi::kUffdioMove), sys::arg(&move));
+          return Step{raw, move.move};
+        },
+        [&](int error) { return page_error(error, "UFFDIO_MOVE"); });
+    moved += progress.done;
+    if (!progress.failed || !has_moved(to + moved, from + moved)) return {moved, progress.failed, progress.error};
+    moved += PageCount(1);
+    if (wake == Wake::kYes) this->wake({to + moved - PageCount(1), PageCount(1)});
+    if (moved == count) return {moved, false, {}};
+  }
+}
+
+// Linux 6.18 moves some pages more than it says when it meets one that is being migrated (memory compaction), and then finds
+// its own work in the way: EEXIST. Measured: some times a second with /proc/sys/vm/compact_memory written all the time. Taken
+// for refused, such a page would be lost: its frame is given back. What is refused for another reason is where it was.
+bool UserfaultMmu::has_moved(PageIndex to, PageIndex from) noexcept {
+  const Result<bool> there = sys::is_resident(to);
+  if (!there || !*there) return false;
+  const Result<bool> here = sys::is_resident(from);
+  return here && !*here;
 }
 
 Progress UserfaultMmu::move(PageIndex to, PageIndex from, PageCount count, Wake wake) noexcept {
