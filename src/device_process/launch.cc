@@ -58,7 +58,6 @@ std::string find_program(std::string* tried) {
   places.emplace_back(WHIMBREL_FULL_LIBEXECDIR "/whimbrel");
   for (const fs::path& place : places) {
     const fs::path candidate = (place / "whimbrel-device").lexically_normal();
-    if (tried->find(candidate) != tried->npos) continue;
     if (access(candidate.c_str(), X_OK) == 0) return candidate;
     tried->append(tried->empty() ? "" : ", ").append(candidate);
   }
