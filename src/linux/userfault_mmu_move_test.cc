@@ -55,8 +55,8 @@ TEST_F(MmuMove, CountsWhatReallyMovedWhileTheKernelCompactsMemory) {
     while (!done) (void)!::write(compact, "1", 1);
   });
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(8);
-  std::size_t lost = 0, refused = 0, moves = 0;
-  for (std::size_t at = 0; std::chrono::steady_clock::now() < end && lost == 0; at = (at + 7919) % (kPages - kRun)) {
+  std::size_t lost = 0, refused = 0, moves = 0, stuck = 0;
+  for (std::size_t at = 0; std::chrono::steady_clock::now() < end && lost + stuck == 0; at = (at + 7919) % (kPages - kRun)) {
     const Progress out = move(frames.first, home.page(at), kRun);
     for (std::size_t i = 0; i < out.done.raw(); ++i) {
       lost += Memory::holds(window_bytes(frames, i), Memory::mark(at + i)) ? 0 : 1;
@@ -68,12 +68,13 @@ TEST_F(MmuMove, CountsWhatReallyMovedWhileTheKernelCompactsMemory) {
     for (int tries = 0; back < out.done.raw() && tries < 100'000; ++tries) {
       back += move(home.page(at + back), frames.first + PageCount(back), out.done.raw() - back).done.raw();
     }
-    ASSERT_EQ(back, out.done.raw());
-    ASSERT_TRUE(mmu().discard(frames));
+    stuck = out.done.raw() - back;
+    EXPECT_TRUE(mmu().discard(frames));
   }
   done = true;
   compactor.join();
   ::close(compact);
+  EXPECT_EQ(stuck, 0u) << "pages do not come home";
   EXPECT_EQ(lost, 0u) << "of " << kRun << " pages, in move " << moves << "; " << refused << " were refused in part";
   mmu().close_window(frames);
 }
