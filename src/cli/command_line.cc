@@ -2,10 +2,13 @@
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <string_view>
 
+#include "cli/config_file.h"
+#include "cli/limits.h"
 #include "cli/options.h"
 
 namespace whimbrel::cli {
@@ -126,6 +129,70 @@ void add_run(CLI::App& app, RunOptions& options) {
   app.footer(kRunFooter);
 }
 
+constexpr const char* kAppFooter = R"(
+Defaults for the options can stand in ~/.config/whimbrel/config.toml, or for all users in /etc/whimbrel/config.toml, with a section
+for each command; WHIMBREL_CONFIG names another file, or none when it is empty:
+
+  [run]
+  ram = "512M"
+  device = "chain:lz4@256M,zstd"
+
+  [top]
+  interval = 2)";
+
+CLI::App* find_command(CLI::App& app, const std::string& name) {
+  const auto found = app.get_subcommands([&](CLI::App* command) { return command->get_name() == name; });
+  return found.empty() ? nullptr : found.front();
+}
+
+// What the file gives for the command at hand. The command line has the last word, and its budget replaces the file's whole
+// budget: --total 1G is not to be held together with the file's "ram". Wrong entries for any command are refused. Returns the
+// exit status of a refusal that has been printed; others are thrown.
+int apply_config(CLI::App& app, const ConfigFile& file) {
+  const CLI::App* const at_hand = app.get_subcommands().front();
+  const bool has_budget = at_hand->get_option_no_throw("--ram") != nullptr && at_hand->get_option_no_throw("--total") != nullptr &&
+                          at_hand->count("--ram") + at_hand->count("--total") != 0;
+  CLI::ConfigTOML format;
+  for (const CLI::ConfigItem& item : format.from_file(file.path)) {
+    if (item.name == "++" || item.name == "--") continue;  // a section begins or ends
+    CLI::App* const command = item.parents.size() == 1 ? find_command(app, item.parents.front()) : nullptr;
+    if (command == nullptr) throw CLI::ConfigError("\"" + item.fullname() + "\" is in no command's section, like [run]");
+    CLI::Option* const option = command->get_option_no_throw("--" + item.name);
+    if (option == nullptr || option == command->get_help_ptr()) {
+      throw CLI::ConfigError("whimbrel " + command->get_name() + " has no option --" + item.name);
+    }
+    const bool is_budget = item.name == "ram" || item.name == "total";
+    if (is_budget && command->get_name() != "run") throw CLI::ConfigError("a budget belongs into the section [run]");
+    if (command != at_hand || option->count() != 0 || (is_budget && has_budget)) continue;
+    if (option->get_expected_min() == 0) {
+      option->add_result(option->get_flag_value(item.name, format.to_flag(item)));
+    } else {
+      option->add_result(item.inputs);
+    }
+    option->run_callback();
+    std::uint64_t bytes = 0;
+    if (!is_budget) continue;
+    if (const int bad = read_limit((file.path + ": " + item.name + " =").c_str(), option->as<std::string>(), &bytes)) return bad;
+  }
+  return 0;
+}
+
+// Exit status of the refusal; 0: all is well.
+int read_config(CLI::App& app) {
+  const ConfigFile file = find_config_file();
+  if (file.path.empty()) return 0;
+  try {
+    if (std::filesystem::is_directory(file.path)) throw CLI::FileError::Missing(file.path);
+    return apply_config(app, file);
+  } catch (const CLI::FileError&) {
+    return complain(kExitUsage, file.path + ": cannot be read",
+                    file.asked_for ? "WHIMBREL_CONFIG names it; empty, it names none" : "WHIMBREL_CONFIG= leaves it out");
+  } catch (const CLI::Error& error) {
+    return complain(kExitUsage, file.path + ": " + error.what(),
+                    "whimbrel --help shows what such a file looks like; WHIMBREL_CONFIG= leaves it out");
+  }
+}
+
 }  // namespace
 
 CommandLine parse_command_line(int argc, char** argv) {
@@ -140,6 +207,7 @@ CommandLine parse_command_line(int argc, char** argv) {
   app.set_version_flag("-V,--version", kVersion);
   app.require_subcommand(1);
   app.failure_message(CLI::FailureMessage::simple);
+  app.footer(kAppFooter);
   CLI::App* run = app.add_subcommand("run", "Run a program within a memory budget");
   add_run(*run, out.run);
   CLI::App* doctor = app.add_subcommand("doctor", "Tell what whimbrel can do on this machine, and for a program");
@@ -196,6 +264,7 @@ CommandLine parse_command_line(int argc, char** argv) {
                           }());
     return out;
   }
+  if (out.status = read_config(app); out.status != 0) return out;
   if (run->parsed()) {
     out.what = CommandLine::What::kRun;
     out.run.ram_given = run->count("--ram") != 0;

@@ -223,6 +223,60 @@ class BadInput(CommandTest):
         self.assert_refused(done, str(self.directory), r"directory")
 
 
+class Config(CommandTest):
+    """Defaults from a file; the command line has the last word."""
+
+    def with_config(self, text, *command, **variables):
+        path = self.directory / "config.toml"
+        path.write_text(text)
+        return self.call(*command, env={**os.environ, "WHIMBREL_CONFIG": str(path), **variables})
+
+    def limits(self, done):
+        self.assertEqual(done.returncode, 0, done.stderr)
+        summary = json.loads(done.stderr.splitlines()[-1])
+        return summary["ram_limit_bytes"], summary["total_limit_bytes"], summary["device"]
+
+    def test_options_come_from_the_section_of_the_command(self):
+        done = self.with_config('[run]\nram = "96M"\ndevice = "lz4"\njson = true\n[top]\ninterval = 3\n', "run", "--", "true")
+        self.assertEqual(self.limits(done), (96 << 20, 0, "lz4"))
+
+    def test_the_command_line_has_the_last_word(self):
+        done = self.with_config('[run]\nram = "96M"\ndevice = "lz4"\n', "run", "--json", "--device", "zstd", "--ram", "80M", "--", "true")
+        self.assertEqual(self.limits(done), (80 << 20, 0, "zstd"))
+
+    def test_a_budget_of_the_command_line_replaces_the_whole_budget(self):
+        done = self.with_config('[run]\nram = "96M"\n', "run", "--json", "--total", "128M", "--", "true")
+        self.assertEqual(self.limits(done)[:2], (0, 128 << 20))
+
+    def test_the_users_own_file_comes_before_that_of_all_users(self):
+        home = self.directory / "home"
+        (home / ".config" / "whimbrel").mkdir(parents=True)
+        (home / ".config" / "whimbrel" / "config.toml").write_text('[run]\nram = "72M"\n')
+        other = self.directory / "xdg"
+        (other / "whimbrel").mkdir(parents=True)
+        (other / "whimbrel" / "config.toml").write_text('[run]\nram = "88M"\n')
+        clean = {name: value for name, value in os.environ.items() if name not in ("WHIMBREL_CONFIG", "XDG_CONFIG_HOME")}
+        self.assertEqual(self.limits(self.call("run", "--json", "--", "true", env={**clean, "HOME": str(home)}))[0], 72 << 20)
+        done = self.call("run", "--json", "--", "true", env={**clean, "HOME": str(home), "XDG_CONFIG_HOME": str(other)})
+        self.assertEqual(self.limits(done)[0], 88 << 20)
+        done = self.call("run", "--json", "--ram", "64M", "--", "true", env={**clean, "HOME": str(home), "WHIMBREL_CONFIG": ""})
+        self.assertEqual(self.limits(done)[0], 64 << 20)
+
+    def test_what_is_wrong_in_the_file_is_said_with_its_name(self):
+        for text, word in (('[run]\nrum = "1G"\n', r"run has no option --rum"), ('ram = "1G"\n', r"in no command's section"),
+                           ('[walk]\nram = "1G"\n', r"walk.ram"), ('[run]\nquiet = "perhaps"\n', r"perhaps"),
+                           ('[budget]\nram = "1G"\n', r"section \[run\]"), ('[top]\nintervall = 3\n', r"top has no option --intervall")):
+            with self.subTest(text):
+                self.assert_refused(self.with_config(text, "run", "--ram", "64M", "--", *self.marker()), r"config\.toml", word, status=2)
+
+    def test_a_size_in_the_file_is_judged_like_any_other(self):
+        self.assert_refused(self.with_config('[run]\nram = "10X"\n', "run", "--", *self.marker()), r"10X", r"config\.toml", status=2)
+
+    def test_a_file_that_was_named_must_be_there(self):
+        done = self.call("run", "--", *self.marker(), env={**os.environ, "WHIMBREL_CONFIG": str(self.directory / "missing.toml")})
+        self.assert_refused(done, r"missing\.toml", r"WHIMBREL_CONFIG", status=2)
+
+
 class Restricted(CommandTest):
     def without(self, mode):
         return [BUILD / "tests" / "without-userfaultfd", mode]
