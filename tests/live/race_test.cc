@@ -1,12 +1,15 @@
 // The race test: several threads write counters and patterns all over a region while it is migrated out and home at
-// random, one of them unmapping, remapping and discarding parts of it, with forks in between. Every word is compared
-// with what its writer knows it to be; one wrong word fails the test.
+// random, one of them unmapping, remapping and discarding parts of it, with forks in between, and the kernel compacting all
+// memory every other second (as root: a move that meets a page under migration is cut short). Every word is compared with
+// what its writer knows it to be; one wrong word fails the test.
 //
 //   live_race_test [--seconds N] [--seed S]      passes when nothing was wrong
 //   live_race_test_broken --expect-wrong         built with a line of the engine broken on purpose: passes when this very
 //                                                test finds it
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -48,7 +51,7 @@ struct Race {
   std::vector<std::string> own_history;  // [page]
   std::atomic<bool> stop{false}, parked{false};
   std::atomic<int> parked_count{0};
-  std::atomic<std::uint64_t> wrong{0}, writes{0}, moved_out{0}, moved_home{0}, forks{0}, reshaped{0};
+  std::atomic<std::uint64_t> wrong{0}, writes{0}, moved_out{0}, moved_home{0}, forks{0}, reshaped{0}, compactions{0};
 
   // One word per writer and page, at a place of its own, so that every write is exactly checkable.
   std::atomic<std::uint64_t>* word(int writer, std::size_t page) {
@@ -272,8 +275,25 @@ struct Race {
     while (parked_count != 0) std::this_thread::yield();
   }
 
+  // Pages of the program and frames of the engine are under migration by the kernel while they are moved.
+  void compact() {
+    const int file = open("/proc/sys/vm/compact_memory", O_WRONLY | O_CLOEXEC);
+    if (file < 0) return;
+    for (auto next = std::chrono::steady_clock::now(); !stop;) {
+      const auto now = std::chrono::steady_clock::now();
+      if (next + std::chrono::seconds(1) < now) next = now + std::chrono::seconds(1);
+      if (now < next) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      } else if (::write(file, "1", 1) == 1) {
+        ++compactions;
+      }
+    }
+    close(file);
+  }
+
   std::uint64_t run(double seconds) {
     std::vector<std::thread> threads;
+    threads.emplace_back([this] { compact(); });
     for (int writer = 0; writer < kWriters; ++writer) threads.emplace_back([this, writer] { write(writer); });
     threads.emplace_back([this] { migrate(); });
     threads.emplace_back([this] { reshape(); });
@@ -285,14 +305,14 @@ struct Race {
     stop = true;
     for (std::thread& thread : threads) thread.join();
     std::printf("%llu checked writes, %llu pages out, %llu home on request, %llu faults, %llu waits, %llu reshapings, "
-                "%llu forks, %llu pages split: %llu wrong words\n",
+                "%llu forks, %llu pages split, beside %llu compactions: %llu wrong words\n",
                 static_cast<unsigned long long>(writes), static_cast<unsigned long long>(moved_out),
                 static_cast<unsigned long long>(moved_home),
                 static_cast<unsigned long long>(live.space().stats().faults.load()),
                 static_cast<unsigned long long>(live.space().stats().waits.load()),
                 static_cast<unsigned long long>(reshaped), static_cast<unsigned long long>(forks),
                 static_cast<unsigned long long>(live.space().stats().split.load()),
-                static_cast<unsigned long long>(wrong));
+                static_cast<unsigned long long>(compactions), static_cast<unsigned long long>(wrong));
     std::printf("%llu slots were replaced before their page came home, %llu refusals, %llu times a message was pending\n",
                 static_cast<unsigned long long>(live.space().stats().replaced.load()),
                 static_cast<unsigned long long>(live.space().stats().busy.load()),
