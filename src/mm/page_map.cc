@@ -1,5 +1,7 @@
 #include "mm/page_map.h"
 
+#include <algorithm>
+
 namespace whimbrel {
 
 PageMap::PageMap(MemorySource& source, Pfn first, PageCount count, MemoryType type, const void* owner,
@@ -24,7 +26,7 @@ void PageMap::destroy(PageMap* map) noexcept {
   if (map == nullptr) return;
   MemorySource& source = map->source_;
   for (std::size_t i = 0; i < map->chunks_.size(); ++i) {
-    Page* chunk = map->chunks_[i].load(std::memory_order_relaxed);
+    Page* chunk = map->chunk(i).load(std::memory_order_relaxed);
     if (chunk != nullptr) source.give(chunk, kChunkPages * sizeof(Page));
   }
   map->~PageMap();
@@ -34,21 +36,30 @@ void PageMap::destroy(PageMap* map) noexcept {
 Page* PageMap::find(Pfn pfn) noexcept {
   if (!contains(pfn)) return nullptr;
   const std::uint64_t i = (pfn - first_).raw();
-  Page* chunk = chunks_[i / kChunkPages].load(std::memory_order_acquire);
-  return chunk == nullptr ? nullptr : chunk + i % kChunkPages;
+  Page* first = chunk(i / kChunkPages).load(std::memory_order_acquire);
+  return first == nullptr ? nullptr : first + i % kChunkPages;
+}
+
+Pfn PageMap::next_known(Pfn from) noexcept {
+  if (!contains(from)) return first_ + count_;
+  std::uint64_t at = (from - first_).raw();
+  while (at < count_.raw() && chunk(at / kChunkPages).load(std::memory_order_acquire) == nullptr) {
+    at = (at / kChunkPages + 1) * kChunkPages;
+  }
+  return first_ + PageCount(std::min(at, count_.raw()));
 }
 
 Result<Page*> PageMap::init_folio(Pfn head, unsigned order) noexcept {
   const std::uint64_t pages = std::uint64_t{1} << order;
   CHECK(contains(head) && contains(head + PageCount(pages - 1)));
   const std::uint64_t first = (head - first_).raw();
-  for (std::uint64_t chunk = first / kChunkPages; chunk <= (first + pages - 1) / kChunkPages; ++chunk) {
-    if (chunks_[chunk].load(std::memory_order_acquire) != nullptr) continue;
+  for (std::uint64_t i = first / kChunkPages; i <= (first + pages - 1) / kChunkPages; ++i) {
+    if (chunk(i).load(std::memory_order_acquire) != nullptr) continue;
     MutexLock hold(mutex_);
-    if (chunks_[chunk].load(std::memory_order_relaxed) != nullptr) continue;
+    if (chunk(i).load(std::memory_order_relaxed) != nullptr) continue;
     void* memory = source_.take(kChunkPages * sizeof(Page));
     if (memory == nullptr) return fail(Errc::kNoMemory, 0, "page metadata");
-    chunks_[chunk].store(static_cast<Page*>(memory), std::memory_order_release);
+    chunk(i).store(static_cast<Page*>(memory), std::memory_order_release);
     chunk_count_.fetch_add(1, std::memory_order_relaxed);
   }
   for (std::uint64_t i = 1; i < pages; ++i) find(head + PageCount(i))->init_tail();

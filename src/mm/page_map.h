@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/memory_source.h"
 #include "base/mutex.h"
+#include "base/zeroed_table.h"
 #include "mm/address.h"
 #include "mm/page.h"
 
@@ -62,6 +63,8 @@ class PageMap {
 
   // The page's metadata; null when its chunk was never allocated from.
   [[nodiscard]] Page* find(Pfn pfn) noexcept;
+  // The first page at or above `from` whose chunk was ever allocated from; the end of the map when there is none.
+  [[nodiscard]] Pfn next_known(Pfn from) noexcept;
   // Makes a fresh folio of 2^order pages at `head`, locked, one reference (DM-13). kNoMemory. Thread-safe.
   [[nodiscard]] Result<Page*> init_folio(Pfn head, unsigned order) noexcept;
   // Pages allocated now (each of an unfree folio counts).
@@ -88,7 +91,9 @@ class PageMap {
   PageRange window_;  // set once, before the first page exists
   PageMap* next_retired_ = nullptr;
   Mutex mutex_;  // guards the creation of chunks
-  SourceArray<std::atomic<Page*>> chunks_;
+  // Entries change once, from null, and are read meanwhile: through chunk() only.
+  [[nodiscard]] std::atomic_ref<Page*> chunk(std::uint64_t i) noexcept { return std::atomic_ref<Page*>(chunks_[i]); }
+  ZeroedTable<Page*> chunks_;
   std::atomic<std::uint64_t> in_use_{0};
   std::atomic<std::uint64_t> chunk_count_{0};
 };
