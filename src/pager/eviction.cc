@@ -72,7 +72,7 @@ std::size_t Eviction::store_from(std::size_t from) noexcept {
   find_unchanged(from, end);
   reserve(from, end);
   store();
-  assign_destinations();
+  if (!core_.assign_destinations(lane_)) outcome_.device_full = true;  // either way: no more of this for now
   return end;
 }
 
@@ -174,7 +174,7 @@ bool Eviction::is_unchanged(std::size_t i, const KeptCopy& copy) const noexcept 
 std::size_t Eviction::unit_length(std::size_t i, std::size_t end) const noexcept {
   // Neighbours in the program, which the buffer keeps side by side.
   std::size_t n = 1;
-  while (n < core_.traits.unit_pages && i + n < end && is_storable(i + n)) ++n;
+  while (n < core_.unit_pages.load(std::memory_order_relaxed) && i + n < end && is_storable(i + n)) ++n;
   return n;
 }
 
@@ -212,29 +212,6 @@ void Eviction::store() noexcept {
     DeviceBatch again{std::span(&op, 1)};
     core_.device.submit(again);
     core_.device.wait(again);
-  }
-}
-
-void Eviction::assign_destinations() noexcept {
-  for (std::size_t k = 0; k < lane_.op_count; ++k) {
-    const DeviceOp& op = lane_.ops[k];
-    if (!op.result) {
-      core_.device.release(op.first, op.pages);
-      const Errc code = op.result.error().code;
-      const bool full = code == Errc::kDeviceFull || code == Errc::kNoMemory;
-      outcome_.device_full = true;  // either way: no more of this for now
-      (full ? core_.stats->device_full : core_.stats->device_errors).fetch_add(1, std::memory_order_relaxed);
-      core_.raise(full ? Pager::Notice::kDeviceFull : Pager::Notice::kDeviceError);
-      continue;
-    }
-    for (std::uint32_t j = 0; j < op.pages; ++j) {
-      const DeviceSlot slot = op.first + j;
-      if (!core_.map->init_folio(core_.pfn_of(slot), 0)) {  // no memory for its metadata
-        core_.device.release(slot, 1);
-        continue;
-      }
-      lane_.dst[lane_.op_entry[k] + j] = MigrateWord::of(core_.pfn_of(slot));
-    }
   }
 }
 

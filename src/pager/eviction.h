@@ -48,7 +48,6 @@ class Eviction {
   [[nodiscard]] bool is_storable(std::size_t i) const noexcept {
     return lane_.frames[i] != Pfn() && !lane_.keep[i] && !lane_.clean[i];
   }
-  void assign_destinations() noexcept;
   // After the pages step.
   [[nodiscard]] bool is_gone(std::size_t i) const noexcept {
     return lane_.src[i].valid() && lane_.src[i].migrating() && lane_.dst[i].valid();

@@ -114,11 +114,11 @@ void Fetch::build_loads() noexcept {
       continue;
     }
     const DeviceSlot slot = core_.slot_of(lane_.src[i].pfn());
-    const std::uint64_t unit = static_cast<std::uint64_t>(slot) / core_.traits.unit_pages;
+    const std::uint64_t unit = static_cast<std::uint64_t>(slot) / core_.unit_pages.load(std::memory_order_relaxed);
     std::size_t n = 1;
     while (i + n < args_.npages && lane_.frames[i + n] == lane_.frames[i] + PageCount(n) &&
            lane_.src[i + n].pfn() == lane_.src[i].pfn() + PageCount(n) &&
-           static_cast<std::uint64_t>(slot + n) / core_.traits.unit_pages == unit) {
+           static_cast<std::uint64_t>(slot + n) / core_.unit_pages.load(std::memory_order_relaxed) == unit) {
       ++n;
     }
     lane_.op_entry[lane_.op_count] = static_cast<std::uint16_t>(i);
@@ -147,7 +147,7 @@ void Fetch::give_up_failed_loads() noexcept {
 }
 
 bool Fetch::may_keep_copies() noexcept {
-  if (!core_.keeps_copies || core_.stopped.load(std::memory_order_relaxed)) return false;
+  if (!core_.keeps_copies.load(std::memory_order_relaxed) || core_.stopped.load(std::memory_order_relaxed)) return false;
   MutexLock hold(core_.mutex);
   return core_.copies.pays();
 }
@@ -160,8 +160,8 @@ void Fetch::keep_copies() noexcept {
     const GateSection change(core_.tables);
     if (!change) return;
     for (std::size_t i = 0; i < args_.npages; ++i) {
-      if (!came_home(i)) continue;
       const Pfn pfn = lane_.src[i].pfn();
+      if (!came_home(i) || core_.is_leaving(pfn)) continue;
       core_.map->find(pfn)->get();
       MutexLock hold(core_.mutex);
       given_up[n] = core_.copies.keep(first_ + PageCount(i), pfn, lane_.digests[i]);

@@ -22,6 +22,7 @@
 
 #include "devices/compressed_device.h"
 #include "devices/ram_device.h"
+#include "devices/switch_device.h"
 #include "linux/clock.h"
 #include "linux/raw_engine_threads.h"
 #include "linux/reservation.h"
@@ -96,6 +97,7 @@ struct LiveOptions {
   PagerConfig pager;
   DeviceKind device = DeviceKind::kLz4;
   std::uint64_t device_capacity = 0;
+  const char* spec = nullptr;  // instead of the two: a device of this specification, which can be replaced
   AddressSpace::Config space;
   bool beside = false;  // faults are served as those of a thread that stays beside the fault thread
 };
@@ -130,6 +132,7 @@ class LivePager {
     space_->check_invariants();
     Pager::destroy(pager_);
     AddressSpace::destroy(space_);
+    SwitchDevice::destroy(switch_);
     UserfaultMmu::destroy(mmu_);
     is_running() = false;
     this->~LivePager();
@@ -171,7 +174,7 @@ class LivePager {
   }
 
   // Things that only engine threads may do, done by the background thread.
-  enum class Command { kNone, kBringAllHome, kEvictRange, kBringHome, kPin, kUnpin, kRecount };
+  enum class Command { kNone, kBringAllHome, kEvictRange, kBringHome, kPin, kUnpin, kRecount, kReplaceDevice };
   PageCount command(Command what, PageRange range = {}) {
     range_ = range;
     command_ = what;
@@ -182,6 +185,14 @@ class LivePager {
     return result_;
   }
   bool last_command_failed() const { return failed_; }
+  // Of a device that can be replaced: what is stored from now on goes to another one.
+  void replace_device(const char* spec) {
+    spec_ = spec;
+    command(Command::kReplaceDevice);
+    ASSERT_FALSE(failed_) << spec;
+  }
+  std::uint64_t leaving_pages() { return switch_->leaving().stored_pages; }
+  std::uint32_t leaving_devices() { return switch_->leaving().devices; }
   Mmu& mmu() { return *mmu_; }
 
  private:
@@ -200,7 +211,9 @@ class LivePager {
     options.visibility = Visibility::kShared;
     mmu_ = UserfaultMmu::create(tables_, options).value();
     space_ = AddressSpace::create(*mmu_, tables_, clock_, with.space).value();
-    if (with.device == DeviceKind::kRam) {
+    if (with.spec != nullptr) {
+      device_ = switch_ = SwitchDevice::create(tables_, make_part(with.spec)).value();
+    } else if (with.device == DeviceKind::kRam) {
       RamDevice::Options ram;
       ram.unit_pages = 16;
       ram.capacity_bytes = with.device_capacity;
@@ -240,6 +253,11 @@ class LivePager {
     return *this;
   }
 
+  DeviceHandle make_part(const char* spec) {
+    SpecMessage message;
+    return make_device(spec, {.memory = store_, .kinds = built_in_devices()}, message).value();
+  }
+
   void start_threads() {
     fault_ = threads_->start_first(&LivePager::serve, this).value();
     background_ = threads_->start_first(&LivePager::work, this).value();
@@ -258,6 +276,7 @@ class LivePager {
     while (!self->quit_) {
       const std::uint32_t seen = self->pager_->wake_event().value();
       self->obey();
+      if (self->switch_ != nullptr && self->switch_->leaving().devices != 0 && self->switch_->retire()) self->pager_->note_evacuated();
       const std::int64_t pause = self->pager_->background_step();
       self->pager_->wake_event().wait(seen, pause);
     }
@@ -285,6 +304,14 @@ class LivePager {
       case Command::kRecount:
         pager_->recount();
         break;
+      case Command::kReplaceDevice: {
+        DeviceHandle made = make_part(spec_);
+        pager_->hold_stores();
+        failed_ = !switch_->replace(std::move(made));
+        failed_ ? pager_->resume_stores()
+                : pager_->resume_stores(switch_->first_in_use(), SwitchDevice::kPlaceSlots, switch_->leaving().unit_pages);
+        break;
+      }
     }
     command_ = Command::kNone;
   }
@@ -307,6 +334,8 @@ class LivePager {
   UserfaultMmu* mmu_ = nullptr;
   AddressSpace* space_ = nullptr;
   Device* device_ = nullptr;
+  SwitchDevice* switch_ = nullptr;  // the same, if it can be replaced
+  const char* spec_ = nullptr;
   Pager* pager_ = nullptr;
   FaultService* service_ = nullptr;
   RawEngineThreads* threads_ = nullptr;

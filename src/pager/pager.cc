@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "pager/adoption.h"
+#include "pager/evacuation.h"
 #include "pager/eviction.h"
 #include "pager/eviction_handoff.h"
 #include "pager/fetch.h"
@@ -149,6 +150,7 @@ std::int64_t Pager::background_step() noexcept {
       wait = std::min(wait, core.next_evict - time);
     }
   }
+  if (core.evacuation->is_under_way()) wait = std::min(wait, core.evacuation->step());
   if (wait > kMillisecond && core.device.maintain(kMaintainBytes)) wait = std::min(wait, kMaintainPause);
   core.next_step = core.space.clock().now_ns() + wait;
   core.background_sleeps.store(true, std::memory_order_release);
@@ -226,6 +228,32 @@ Result<void> Pager::bring_all_home() noexcept {
   const Result<void> home = bring_home(kEverything);
   (void)core_.drop_copies(true);
   return home;
+}
+
+// ---- another device ------------------------------------------------------------------------------------------------
+
+void Pager::hold_stores() noexcept {
+  core_.evictions.bar();
+  (void)core_.handoff->finish();  // it may have been waiting for this very thread
+  core_.evictions.wait_until_quiet();
+  core_.tables.close();
+}
+
+void Pager::resume_stores(DeviceSlot first, std::uint64_t slots, std::uint32_t unit_pages) noexcept {
+  core_.note_traits();
+  core_.evacuation->begin(first, slots, unit_pages);
+  resume_stores();
+}
+
+void Pager::resume_stores() noexcept {
+  core_.tables.open();
+  core_.evictions.open();
+  core_.wake.advance();
+}
+
+void Pager::note_evacuated() noexcept {
+  core_.evacuation->end();
+  core_.note_traits();
 }
 
 // ---- budget --------------------------------------------------------------------------------------------------------

@@ -137,6 +137,17 @@ class Pager final : public PageMapOps, public HolePolicy, public SpaceObserver {
   // Everything, whatever the limits. Nothing is evicted any more afterwards.
   [[nodiscard]] Result<void> bring_all_home() noexcept;
 
+  // ---- another device --------------------------------------------------------------------------------------------
+  // Nothing is stored between the two, so that the device can be exchanged inside (devices/switch_device.h). What lies on other
+  // slots than [first, first + slots) moves there with the background steps to come; `unit_pages`: in which units it lies.
+  // Not while a fork is being prepared; on the thread of background_step().
+  void hold_stores() noexcept;
+  void resume_stores(DeviceSlot first, std::uint64_t slots, std::uint32_t unit_pages) noexcept;
+  // As it was before.
+  void resume_stores() noexcept;
+  // The devices that were leaving are empty and gone.
+  void note_evacuated() noexcept;
+
   // ---- budget --------------------------------------------------------------------------------------------------
   // Effective at once for faults, within a background_step() for what is resident. Any thread.
   void set_limits(std::uint64_t ram_bytes, std::uint64_t total_bytes) noexcept;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "pager/adoption.h"
+#include "pager/evacuation.h"
 #include "pager/eviction.h"
 #include "pager/eviction_handoff.h"
 #include "pager/fetch.h"
@@ -44,14 +45,14 @@ std::uint64_t most_copies(const BudgetInputs& in) {
   return in.total_bytes / kCopiesOfTotal / std::min(bytes_each, kPageSize);
 }
 
+bool keeps_copies_on(const DeviceTraits& traits) { return !traits.in_process_memory || traits.unit_pages > 1; }
+
 }  // namespace
 
 PagerCore::PagerCore(AddressSpace& space_in, Device& device_in, const PagerConfig& config_in) noexcept
     : space(space_in),
       device(device_in),
       config(config_in),
-      traits(device_in.traits()),
-      keeps_copies(!traits.in_process_memory || traits.unit_pages > 1),
       digest(static_cast<std::uint64_t>(space_in.clock().now_ns()) ^ reinterpret_cast<std::uintptr_t>(this)),
       ram_bytes(config_in.ram_bytes),
       total_bytes(config_in.total_bytes),
@@ -60,11 +61,20 @@ PagerCore::PagerCore(AddressSpace& space_in, Device& device_in, const PagerConfi
       refusals(space_in.source(), kRememberedRefusals),
       sweep(space_in.mmu(), regions, pins, refusals),
       arrivals(space_in.source(), kRememberedArrivals),
-      copies(space_in.source(), keeps_copies ? room_for_copies(config_in) : 0),
+      copies(space_in.source(), room_for_copies(config_in)),
       huge_units(space_in.source()),
       fetch_streams(Streams::Ladder{{1, 8, 16, 64, kPagesPerHuge}}),
       hole_streams(Streams::Ladder{{1, 8, 64, kPagesPerHuge, kPagesPerHuge}}) {
   armed.store(config_in.watch_at_once, std::memory_order_relaxed);
+  note_traits();
+}
+
+void PagerCore::note_traits() noexcept {
+  const DeviceTraits traits = device.traits();
+  unit_pages.store(traits.unit_pages, std::memory_order_relaxed);
+  synchronous.store(traits.synchronous, std::memory_order_relaxed);
+  in_process_memory.store(traits.in_process_memory, std::memory_order_relaxed);
+  keeps_copies.store(keeps_copies_on(traits), std::memory_order_relaxed);
 }
 
 PagerCore::~PagerCore() {
@@ -74,12 +84,14 @@ PagerCore::~PagerCore() {
     destroy_from(source, lane);
   }
   destroy_from(source, handoff);
+  destroy_from(source, evacuation);
   destroy_from(source, own_policy);
   destroy_from(source, own_stats);
   if (zeros != nullptr) source.give(zeros, kZeroPages * kPageSize);
 }
 
 Result<void> PagerCore::prepare(Pager& pager) noexcept {
+  const DeviceTraits traits = device.traits();
   if (traits.unit_pages == 0 || traits.unit_pages > Lane::kPages || traits.slots == 0) {
     return fail(Errc::kInvalid, 0, "device traits");
   }
@@ -90,6 +102,7 @@ Result<void> PagerCore::prepare(Pager& pager) noexcept {
     if (lane != nullptr) lane->buffer = static_cast<std::byte*>(source.take(kLaneBufferBytes));
   }
   zeros = static_cast<std::byte*>(source.take(kZeroPages * kPageSize));
+  evacuation = make_from<Evacuation>(source, *this);
   if (lanes[kHandoffLane] != nullptr) handoff = make_from<EvictionHandoff>(source, *this, *lanes[kHandoffLane]);
   // Enough for residents that lie four to a clump.
   const std::uint64_t bytes = config.ram_bytes != 0 ? config.ram_bytes : config.total_bytes;
@@ -97,7 +110,7 @@ Result<void> PagerCore::prepare(Pager& pager) noexcept {
   own_policy = make_from<SecondChance>(source, source, clumps);
   own_stats = make_from<PagerStats>(source);
   const bool complete = std::all_of(lanes.begin(), lanes.end(), [](Lane* l) { return l != nullptr && l->buffer != nullptr; }) &&
-                        zeros != nullptr && handoff != nullptr && own_policy != nullptr && own_policy->usable() && own_stats != nullptr;
+                        zeros != nullptr && handoff != nullptr && evacuation != nullptr && own_policy != nullptr && own_policy->usable() && own_stats != nullptr;
   MutexLock hold(mutex);
   if (!complete || !pins.usable() || !refusals.usable() || !arrivals.usable() || !copies.usable() || !huge_units.usable()) return fail(Errc::kNoMemory, 0, "pager");
   policy = config.policy != nullptr ? config.policy : own_policy;
@@ -147,6 +160,7 @@ void PagerCore::reset_in_child(PagerStats* stats_of_child) noexcept {
   background_sleeps.store(false, std::memory_order_relaxed);
   sharing.reset_in_child();
   shared_loads.reset_in_child();
+  evacuation->reset_in_child();
   spare_unit.reset_in_child();
   no_room_until.store(0, std::memory_order_relaxed);
   evict_pause = next_evict = next_step = 0;
@@ -166,6 +180,31 @@ void PagerCore::release_kept() noexcept {
   if (freed.empty()) return;
   const GateSection change(tables);
   if (change) freed.drain(*map, [this](Pfn head, unsigned order) { device.release(slot_of(head), 1u << order); });
+}
+
+bool PagerCore::assign_destinations(Lane& lane) noexcept {
+  bool all = true;
+  for (std::size_t k = 0; k < lane.op_count; ++k) {
+    const DeviceOp& op = lane.ops[k];
+    if (!op.result) {
+      device.release(op.first, op.pages);
+      const Errc code = op.result.error().code;
+      const bool full = code == Errc::kDeviceFull || code == Errc::kNoMemory;
+      (full ? stats->device_full : stats->device_errors).fetch_add(1, std::memory_order_relaxed);
+      raise(full ? Pager::Notice::kDeviceFull : Pager::Notice::kDeviceError);
+      all = false;
+      continue;
+    }
+    for (std::uint32_t j = 0; j < op.pages; ++j) {
+      const DeviceSlot slot = op.first + j;
+      if (!map->init_folio(pfn_of(slot), 0)) {  // no memory for its metadata
+        device.release(slot, 1);
+        continue;
+      }
+      lane.dst[lane.op_entry[k] + j] = MigrateWord::of(pfn_of(slot));
+    }
+  }
+  return all;
 }
 
 bool PagerCore::drop_copies(bool all) noexcept {
@@ -212,7 +251,7 @@ BudgetInputs PagerCore::budget_inputs() noexcept {
   in.total_bytes = total_bytes.load(std::memory_order_relaxed);
   in.resident_pages = resident.value();
   const DeviceStats device_stats = device.stats();
-  in.store_bytes = traits.in_process_memory ? device_stats.held_bytes : 0;
+  in.store_bytes = in_process_memory.load(std::memory_order_relaxed) ? device_stats.held_bytes : 0;
   in.stored_pages = device_stats.stored_pages;
   // Frames stolen and not yet stored still count as resident; what is extra are the buffers for the way home, which
   // keep their memory.

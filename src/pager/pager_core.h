@@ -68,6 +68,7 @@ class RangeList {
 };
 
 class Adoption;
+class Evacuation;
 class EvictionHandoff;
 
 // What became of one victim.
@@ -112,6 +113,10 @@ class PagerCore {
   void release(Pfn head, unsigned order) noexcept;
   void release_kept() noexcept;
 
+  // Makes what the lane's operations have stored the destinations of its entries; gives back the rest. False: something could
+  // not be stored, which has been counted and told.
+  bool assign_destinations(Lane& lane) noexcept;
+
   // Gives up the copies that are of no use any more; `all`: every one, for the room that they take on the device. Whether
   // there was any. Not with a lock held.
   bool drop_copies(bool all) noexcept;
@@ -123,6 +128,8 @@ class PagerCore {
   [[nodiscard]] std::uint64_t limit() const noexcept { return limit_pages.load(std::memory_order_relaxed); }
   // Splits the budget anew from what the device and the engine hold now.
   void refresh_limit() noexcept;
+  // What kind of device it is now. While nothing is stored.
+  void note_traits() noexcept;
   void note_resident() noexcept;
   void note_copies() noexcept;
   // Bounded work to get `pages` more in under the limit. On the thread that owns `lane`.
@@ -179,11 +186,6 @@ class PagerCore {
   AddressSpace& space;
   Device& device;
   const PagerConfig config;
-  const DeviceTraits traits;
-  // Whether the device keeps what comes home. Where it takes no memory of this machine, or where the unit's other pages keep
-  // it alive anyway. A page stored by itself in compressed memory costs its bytes, and storing it again is quick: measured,
-  // lz4 and single zstd pages gained nothing and took a fifth more RAM in all.
-  const bool keeps_copies;
   const PageDigester digest;
   PageMap* map = nullptr;
   Pager* owner = nullptr;  // the tag of our page map and our migrations
@@ -193,6 +195,21 @@ class PagerCore {
   std::array<Lane*, kLanes + 1> lanes{};
   Adoption* adoption = nullptr;
   EvictionHandoff* handoff = nullptr;
+  Evacuation* evacuation = nullptr;
+
+  // Of the device, as of the last note_traits().
+  std::atomic<std::uint32_t> unit_pages{1};
+  std::atomic<bool> synchronous{true}, in_process_memory{true};
+  // Whether the device keeps what comes home. Where it takes no memory of this machine, or where the unit's other pages keep
+  // it alive anyway. A page stored by itself in compressed memory costs its bytes, and storing it again is quick: measured,
+  // lz4 and single zstd pages gained nothing and took a fifth more RAM in all.
+  std::atomic<bool> keeps_copies{false};
+  // Frames of the device in use while there are others that pages are leaving (pager/evacuation.h); 0: there are none.
+  std::atomic<std::uint64_t> used_first{0}, used_end{0};
+  [[nodiscard]] bool is_leaving(Pfn pfn) const noexcept {
+    const std::uint64_t end = used_end.load(std::memory_order_relaxed);
+    return end != 0 && (pfn.raw() < used_first.load(std::memory_order_relaxed) || end <= pfn.raw());
+  }
 
   PagerStats* stats = nullptr;
   PagerStats* own_stats = nullptr;

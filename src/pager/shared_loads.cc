@@ -30,7 +30,7 @@ void relax() noexcept {
 void SharedLoads::transfer(Lane& lane, bool digests) noexcept {
   std::size_t pages = 0;
   for (std::size_t k = 0; k < lane.op_count; ++k) pages += lane.ops[k].pages;
-  if (&lane != core_.lanes[0] || pages < kWorthPages || !core_.traits.synchronous) return run(lane, 0, lane.op_count, digests);
+  if (&lane != core_.lanes[0] || pages < kWorthPages || !core_.synchronous.load(std::memory_order_relaxed)) return run(lane, 0, lane.op_count, digests);
   const auto count = static_cast<std::uint32_t>(lane.op_count);
   done_.store(0, std::memory_order_relaxed);
   digests_.store(digests, std::memory_order_relaxed);
@@ -60,7 +60,7 @@ std::size_t SharedLoads::do_slice() noexcept {
     first = seen >> kNextShift & kField;
     if (first >= count) return 0;
     // The operations are not looked at before the slice is ours: a batch that is over may be rebuilt meanwhile.
-    end = std::min(count, first + std::max<std::uint64_t>(kSlicePages / core_.traits.unit_pages, 1));
+    end = std::min(count, first + std::max<std::uint64_t>(kSlicePages / core_.unit_pages.load(std::memory_order_relaxed), 1));
   } while (!left_.compare_exchange_weak(seen, seen + ((end - first) << kNextShift), std::memory_order_acq_rel,
                                         std::memory_order_acquire));
   Lane& lane = *core_.lanes[0];
