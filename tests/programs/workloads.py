@@ -52,7 +52,7 @@ _WORDS = ("page fault device memory migrate resident budget frame window clump s
           "thread kernel fetch evict huge zero dirty clean range notify owner share child parent").split()
 
 
-def _text(out, megabytes):
+def _text(out, megabytes, words_a_line=5):
     """Log-like lines in random order: a key that varies, words that repeat."""
     generator = random.Random(1)
     written = 0
@@ -61,7 +61,7 @@ def _text(out, megabytes):
         for _ in range(10000):
             value = generator.getrandbits(96)
             words = " ".join(_WORDS[value >> shift & 31 if value >> shift & 31 < len(_WORDS) else 0]
-                             for shift in (0, 5, 10, 15, 20))
+                             for shift in range(0, 5 * words_a_line, 5))
             lines.append(f"{value >> 48:012x} {words} {value & 0xffffff}\n")
         block = "".join(lines)
         out.write(block)
@@ -74,7 +74,8 @@ _SORT_MB = {"ci": 15, "full": 1024}
 
 
 def _sort_prepare(data, scale):
-    _write_once(data / f"text-{scale}", lambda out: _text(out, _SORT_MB[scale]))
+    # In a gigabyte, lines of 100 bytes: three times the memory of shorter ones would be sort's own notes about them.
+    _write_once(data / f"text-{scale}", lambda out: _text(out, _SORT_MB[scale], 5 if scale == "ci" else 13))
 
 
 def _sort_command(data, scale, tools):
