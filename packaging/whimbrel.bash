@@ -4,7 +4,7 @@ _whimbrel() {
   local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]-} i
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
-    mapfile -t COMPREPLY < <(compgen -W "run doctor top budget replay report map --help --version" -- "$current")
+    mapfile -t COMPREPLY < <(compgen -W "run doctor top budget device replay report map --help --version" -- "$current")
     return
   fi
   case "$command" in
@@ -39,6 +39,18 @@ _whimbrel() {
         *)
           case "$current" in
             -*) mapfile -t COMPREPLY < <(compgen -W "--ram --total --wait --json --help" -- "$current") ;;
+            *) mapfile -t COMPREPLY < <(compgen -W "$(pgrep -x whimbrel)" -- "$current") ;;
+          esac
+          ;;
+      esac
+      ;;
+    device)
+      case "$previous" in
+        --to) mapfile -t COMPREPLY < <(compgen -W "zstd lz4 ram file: nbd: chain: mirror:" -- "$current") ;;
+        --wait) mapfile -t COMPREPLY < <(compgen -W "0 60 600" -- "$current") ;;
+        *)
+          case "$current" in
+            -*) mapfile -t COMPREPLY < <(compgen -W "--to --wait --json --help" -- "$current") ;;
             *) mapfile -t COMPREPLY < <(compgen -W "$(pgrep -x whimbrel)" -- "$current") ;;
           esac
           ;;

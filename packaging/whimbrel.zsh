@@ -3,7 +3,7 @@
 
 _whimbrel() {
   local -a commands=('run:run a program within a memory budget' 'doctor:tell what whimbrel can do on this machine'
-    'top:show running programs' 'budget:show or change the budget of a run' 'replay:tell how a recorded run would have done with other budgets'
+    'top:show running programs' 'budget:show or change the budget of a run' 'device:show or change the device of a run' 'replay:tell how a recorded run would have done with other budgets'
     'report:make one HTML page of a recorded run' 'map:show the memory of a process, or of a recorded run')
   if (( CURRENT == 2 )); then
     _describe command commands
@@ -42,6 +42,14 @@ _whimbrel() {
         '--ram[most memory resident and uncompressed]:size:(none 64M 256M 1G 4G)' \
         '--total[most memory in all]:size:(none 256M 1G 4G)' \
         '--wait[seconds to wait until it is reached]:seconds:(0 10 60)' \
+        '--json[print JSON]' \
+        '(-h --help)'{-h,--help}'[help]' \
+        ':run:_pids'
+      ;;
+    device)
+      _arguments \
+        '--to[where pages go from now on]:device:(zstd lz4 ram file\: nbd\: chain\: mirror\:)' \
+        '--wait[seconds to wait until everything has moved]:seconds:(0 60 600)' \
         '--json[print JSON]' \
         '(-h --help)'{-h,--help}'[help]' \
         ':run:_pids'

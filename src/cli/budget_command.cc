@@ -20,16 +20,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kLook = std::chrono::milliseconds(50);
 
-// The run that `pid` is, or one of whose processes it is.
-std::optional<RunSample> find_run(unsigned pid) {
-  Sample sample = sample_runs(stats_directories());
-  for (RunSample& run : sample.runs) {
-    const bool inside = std::any_of(run.processes.begin(), run.processes.end(), [&](const ProcessSample& p) { return p.pid == pid; });
-    if (run.pid == static_cast<int>(pid) || inside) return std::optional(std::move(run));
-  }
-  return std::nullopt;
-}
-
 // "none", or a size; not given: as it is.
 int read_change(const char* option, const std::string& text, bool given, std::uint64_t* limit) {
   if (!given) return 0;

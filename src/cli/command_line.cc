@@ -42,7 +42,7 @@ Examples:
 constexpr const char* kTopFooter = R"(
 Shows the runs of this user; of every user, for root. In a terminal it renews itself until q or Ctrl-C; into a pipe or file it
 prints once. Rates are those since the last look. Keys: Tab picks a run (the one with the >), + and - give it a tenth more or less
-of its budget, q ends.
+of its budget, d asks for another device, q ends.
 
 Columns: MODE managed, waiting (below half of its budget: nothing to do yet) or unmanaged; RESIDENT memory in RAM, uncompressed,
 of LIMIT; AWAY memory on the device, which takes STORE there; FAULTS/s touches of memory that was away; WAIT share of the time
@@ -93,6 +93,16 @@ Examples:
   whimbrel budget $(pidof -s python3)
   whimbrel budget 4711 --ram 512M
   whimbrel budget 4711 --ram none --total 2G)";
+
+constexpr const char* kDeviceFooter = R"(
+What is stored from now on goes to the new device, and what lies on the one before moves there while the program goes on; then that is
+closed. Holds for each process of the run, also for those to come. To add a tier or a copy, or to take one away, name what is to
+be in the end. A process that cannot have the device keeps its own. Exit status 1: not everything has moved within the time.
+
+Examples:
+  whimbrel device 4711
+  whimbrel device 4711 --to file:/var/tmp
+  whimbrel device 4711 --to chain:lz4@256M,zstd)";
 
 // CLI11 does not know that the rest of the line is another program's.
 class RunHelp : public CLI::Formatter {
@@ -233,6 +243,15 @@ CommandLine parse_command_line(int argc, char** argv) {
       ->capture_default_str();
   budget->add_flag("--json", out.budget.json, "Print JSON");
   budget->footer(kBudgetFooter);
+  CLI::App* device = app.add_subcommand("device", "Show or change the device of a run under way");
+  device->add_option("pid", out.device.pid, "The run, or a process in it")->type_name("PID")->required();
+  device->add_option("--to", out.device.to, "Where pages go from now on, and where those that are away move to")->type_name("SPEC");
+  device->add_option("--wait", out.device.wait, "How long to wait until everything has moved")
+      ->type_name("SECONDS")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  device->add_flag("--json", out.device.json, "Print JSON");
+  device->footer(kDeviceFooter);
   CLI::App* replay = app.add_subcommand("replay", "Tell how a recorded run would have done with other budgets and policies");
   replay->add_option("events", out.replay.events, "File written by: whimbrel run --events")->type_name("EVENTS")->required();
   replay->add_option("--ram", out.replay.ram, "Budgets to try; without it, some around the recorded one")->type_name("SIZE[,SIZE...]")->delimiter(',');
@@ -287,6 +306,8 @@ CommandLine parse_command_line(int argc, char** argv) {
     out.what = CommandLine::What::kBudget;
     out.budget.ram_given = budget->count("--ram") != 0;
     out.budget.total_given = budget->count("--total") != 0;
+  } else if (device->parsed()) {
+    out.what = CommandLine::What::kDevice;
   } else if (replay->parsed()) {
     out.what = CommandLine::What::kReplay;
   } else if (report->parsed()) {

@@ -104,6 +104,9 @@ void EventStream::start(const StatsFile& stats, const std::vector<std::string>& 
   if (!file_) return;
   stats_ = stats;
   const StatsHeader& header = stats.layout().header;
+  std::array<char, kStatsDevice> device;
+  std::uint32_t changes = 0;
+  (void)stats.device(device, &changes);  // nobody changes it yet
   const auto wall = std::chrono::system_clock::now().time_since_epoch();
   put_text(dumped({{"event", "run"},
                    {"version", 1},
@@ -112,7 +115,7 @@ void EventStream::start(const StatsFile& stats, const std::vector<std::string>& 
                    {"pid", getpid()},
                    {"ram_limit_bytes", header.ram_limit_bytes.load()},
                    {"total_limit_bytes", header.total_limit_bytes.load()},
-                   {"device", std::string(header.device.data())},
+                   {"device", std::string(device.data())},
                    {"page_bytes", kPage},
                    {"command", command}}));
   flush();
@@ -132,7 +135,7 @@ void EventStream::run() {
     hold.unlock();
     const bool any = take_all(false);
     pause = any ? kShortestPauseMs : std::min(pause * 2, kLongestPauseMs);
-    note_budget();
+    note_changes();
     if (stacks_ != nullptr) stacks_->look(now_ns(), false);
     if (next_sample_ <= static_cast<std::int64_t>(now_ns())) {
       next_sample_ = static_cast<std::int64_t>(now_ns()) + kSamplePause;
@@ -154,7 +157,7 @@ bool EventStream::finish(const ProgramEnd& end, stacks::StackTotals* places, std
   if (thread_.joinable()) thread_.join();
   sample();  // the last state of those that still have one
   (void)take_all(true);
-  note_budget();
+  note_changes();
   if (stacks_ != nullptr) {
     stacks_->look(now_ns(), true);
     *places = stacks_->totals();
@@ -251,16 +254,26 @@ void EventStream::tell_stacks() {
   }
 }
 
-// Somebody has changed the run's budget (whimbrel budget, or a key in whimbrel top).
-void EventStream::note_budget() {
+// Somebody has changed the run's budget or device (whimbrel budget, whimbrel device, or a key in whimbrel top).
+void EventStream::note_changes() {
   const StatsHeader& header = stats_.layout().header;
   const std::uint32_t changes = header.budget_changes.load(std::memory_order_acquire);
+  note_device();
   if (changes == budget_changes_) return;
   budget_changes_ = changes;
   put_text(dumped({{"event", "budget"},
                    {"time_ns", now_ns()},
                    {"ram_limit_bytes", header.ram_limit_bytes.load()},
                    {"total_limit_bytes", header.total_limit_bytes.load()}}));
+}
+
+void EventStream::note_device() {
+  std::array<char, kStatsDevice> device;
+  std::uint32_t changes = 0;
+  if (stats_.layout().header.device_writes.load(std::memory_order_acquire) / 2 == device_changes_) return;
+  if (!stats_.device(device, &changes)) return;  // is being written
+  device_changes_ = changes;
+  put_text(dumped({{"event", "device"}, {"time_ns", now_ns()}, {"device", std::string(device.data())}}));
 }
 
 void EventStream::put_line(const Taken& taken) {

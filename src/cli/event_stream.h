@@ -67,7 +67,8 @@ class EventStream {
   void tell_lost(std::uint32_t pid, std::uint64_t count);
   void look_for_the_dead();
   void tell_stacks();
-  void note_budget();
+  void note_changes();
+  void note_device();
   void sample();
   void sample_mappings(std::uint32_t pid);
   void put_line(const Taken& taken);
@@ -90,6 +91,7 @@ class EventStream {
   std::vector<Taken> taken_;
   std::string buffer_;
   std::uint32_t budget_changes_ = 0;  // told of
+  std::uint32_t device_changes_ = 0;
   std::uint64_t events_ = 0, lost_ = 0, lost_without_ring_ = 0;
   std::unordered_map<std::uint32_t, std::size_t> mappings_;  // of a process: hash of what has been said
   std::unordered_set<std::uint32_t> sampled_last_;           // slots of the dead

@@ -48,6 +48,9 @@ ProcessSample read_slot(const StatsSlot& slot) {
   out.refused_pages = pager.refused_pages;
   out.device_errors = pager.device_errors;
   out.load_errors = pager.load_errors;
+  out.device_change = slot.device_change;
+  out.device_refused = slot.device_refused;
+  out.leaving_bytes = slot.leaving_pages * kPage;
   for (std::size_t i = 0; i < kWaitBuckets; ++i) out.waits[i] = pager.wait_histogram[i];
   return out;
 }
@@ -58,7 +61,10 @@ RunSample read_run(int pid, const StatsFile& file) {
   const StatsHeader& header = file.layout().header;
   run.ram_limit_bytes = header.ram_limit_bytes;
   run.total_limit_bytes = header.total_limit_bytes;
-  run.device = printable({header.device.data(), strnlen(header.device.data(), header.device.size())});
+  std::array<char, kStatsDevice> device;
+  for (int tries = 0; !file.device(device, &run.device_changes) && tries < 1000; ++tries) {
+  }
+  run.device = printable(device.data());
   const std::uint32_t used = std::min<std::uint32_t>(header.next_slot, static_cast<std::uint32_t>(kStatsSlots));
   for (std::uint32_t i = 0; i < used; ++i) {
     const StatsSlot& slot = file.layout().slots[i];
@@ -132,6 +138,15 @@ std::uint64_t wait_quantile(const std::array<std::uint64_t, kWaitBuckets>& waits
     if (static_cast<double>(seen) >= share * static_cast<double>(all)) return std::uint64_t{2} << i;
   }
   return std::uint64_t{1} << waits.size();
+}
+
+std::optional<RunSample> find_run(unsigned pid) {
+  Sample sample = sample_runs(stats_directories());
+  for (RunSample& run : sample.runs) {
+    const bool inside = std::any_of(run.processes.begin(), run.processes.end(), [&](const ProcessSample& p) { return p.pid == pid; });
+    if (run.pid == static_cast<int>(pid) || inside) return std::optional(std::move(run));
+  }
+  return std::nullopt;
 }
 
 }  // namespace whimbrel::cli

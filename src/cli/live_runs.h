@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,8 @@ struct ProcessSample {
   std::uint64_t total_bytes = 0;     // resident, store and engine, now
   std::uint64_t pages_out = 0, pages_home = 0, faults = 0, fresh_faults = 0, wait_ns = 0;
   std::uint64_t over_limit = 0, refused_pages = 0, device_errors = 0, load_errors = 0;
+  std::uint32_t device_change = 0, device_refused = 0;  // the last of the run's changes followed, and not followed
+  std::uint64_t leaving_bytes = 0;                      // still on the device before
   std::array<std::uint64_t, kWaitBuckets> waits{};  // bucket n: [2^n, 2^(n+1)) nanoseconds
 };
 
@@ -32,7 +35,15 @@ struct RunSample {
   std::string path;  // of the statistics file
   std::uint64_t ram_limit_bytes = 0, total_limit_bytes = 0;
   std::string device;
+  std::uint32_t device_changes = 0;
   std::vector<ProcessSample> processes;  // living ones
+
+  // Still on devices before this one.
+  [[nodiscard]] std::uint64_t leaving_bytes() const {
+    std::uint64_t sum = 0;
+    for (const ProcessSample& p : processes) sum += p.leaving_bytes;
+    return sum;
+  }
 };
 
 struct Sample {
@@ -45,6 +56,9 @@ struct Sample {
 [[nodiscard]] Sample sample_runs(const std::vector<std::string>& directories);
 // Where statistics files of this user lie; of every user, for root.
 [[nodiscard]] std::vector<std::string> stats_directories();
+
+// The run that `pid` is, or one of whose processes it is.
+[[nodiscard]] std::optional<RunSample> find_run(unsigned pid);
 
 // The wait that `share` (0..1) of all waits were shorter than, from a histogram; nanoseconds, 0 when there was none.
 [[nodiscard]] std::uint64_t wait_quantile(const std::array<std::uint64_t, kWaitBuckets>& waits, double share);

@@ -11,6 +11,7 @@ int main(int argc, char** argv) {
     case CommandLine::What::kReport: return report_command(line.report);
     case CommandLine::What::kMap: return map_command(line.map);
     case CommandLine::What::kBudget: return budget_command(line.budget);
+    case CommandLine::What::kDevice: return device_command(line.device);
     case CommandLine::What::kDone: break;
   }
   return line.status;

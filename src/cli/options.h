@@ -47,6 +47,13 @@ struct BudgetOptions {
   double wait = 10;  // seconds, for the new budget to be reached
 };
 
+struct DeviceOptions {
+  unsigned pid = 0;
+  std::string to;  // specification; empty: only look
+  bool json = false;
+  double wait = 60;  // seconds, for everything to have moved
+};
+
 struct ReplayOptions {
   std::string events;                 // file
   std::vector<std::string> ram;       // sizes; empty: some around the recorded one
@@ -66,7 +73,7 @@ struct MapOptions {
 };
 
 struct CommandLine {
-  enum class What { kRun, kDoctor, kTop, kReplay, kReport, kMap, kBudget, kDone } what = What::kDone;
+  enum class What { kRun, kDoctor, kTop, kReplay, kReport, kMap, kBudget, kDevice, kDone } what = What::kDone;
   int status = 0;  // for kDone: help or an error has been printed
   RunOptions run;
   DoctorOptions doctor;
@@ -75,6 +82,7 @@ struct CommandLine {
   ReportOptions report;
   MapOptions map;
   BudgetOptions budget;
+  DeviceOptions device;
 };
 
 [[nodiscard]] CommandLine parse_command_line(int argc, char** argv);
@@ -85,6 +93,7 @@ int top_command(const TopOptions& options);
 int replay_command(const ReplayOptions& options);
 int report_command(const ReportOptions& options);
 int budget_command(const BudgetOptions& options);
+int device_command(const DeviceOptions& options);
 int map_command(const MapOptions& options);
 
 // Prints "whimbrel: <problem>" and, when there is one, "  next: <advice>" to standard error; returns `status`.

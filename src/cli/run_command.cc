@@ -6,11 +6,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <optional>
 
 #include "cli/available_memory.h"
+#include "cli/device_option.h"
 #include "cli/engine_watch.h"
 #include "cli/event_stream.h"
 #include "cli/limits.h"
@@ -43,50 +43,6 @@ int read_limits(const RunOptions& options, Limits* out) {
     out->ram = half > kSmallestBudget ? half : kSmallestBudget;
   }
   return 0;
-}
-
-// Each comma of a device made of devices may begin another one.
-std::string with_absolute_path(const std::string& spec);
-std::string with_absolute_paths(std::string_view parts) {
-  std::string out;
-  for (;;) {
-    const std::size_t comma = parts.find(',');
-    std::string_view part = parts.substr(0, comma);
-    if (part.starts_with('[')) {
-      out += '[';
-      part.remove_prefix(1);
-    }
-    out += with_absolute_path(std::string(part));
-    if (comma == std::string_view::npos) return out;
-    out += ',';
-    parts.remove_prefix(comma + 1);
-  }
-}
-
-// The specification with its paths absolute: the program's processes may be anywhere.
-std::string with_absolute_path(const std::string& spec) {
-  const std::size_t colon = spec.find(':');
-  if (colon == std::string::npos || colon + 1 == spec.size() || spec[colon + 1] == '/' || spec[colon + 1] == ',') return spec;
-  for (const DeviceKind* kind : built_in_devices()) {
-    if (kind->name != std::string_view(spec).substr(0, colon)) continue;
-    if (kind->made_of_devices) {
-      return spec.substr(0, colon + 1) + with_absolute_paths(std::string_view(spec).substr(colon + 1));
-    }
-    if (!kind->starts_with_path) continue;
-    std::error_code error;
-    const std::string here = std::filesystem::current_path(error).string();
-    if (!error) return spec.substr(0, colon + 1) + here + "/" + spec.substr(colon + 1);
-  }
-  return spec;
-}
-
-int check_device(const std::string& spec) {
-  SpecMessage message;
-  if (spec.size() >= sizeof(Settings::device)) return complain(kExitUsage, "--device: too long a specification", "leave options out");
-  if (check_device_spec(spec, built_in_devices(), message)) return 0;
-  std::string choices = "one of";
-  for (const DeviceKind* kind : built_in_devices()) choices.append("\n    ").append(kind->usage);
-  return complain(kExitUsage, "--device " + spec + ": " + message.c_str(), choices);
 }
 
 // What stands behind the device process is tried out before the program starts: a server that is not there is a mistake
@@ -174,7 +130,7 @@ int run_command(const RunOptions& given) {
   if (options.command.empty()) return complain(kExitUsage, "no program given", "whimbrel run --ram 64M -- PROGRAM ARGUMENTS");
   Limits limits;
   if (const int bad = read_limits(options, &limits)) return bad;
-  if (const int bad = check_device(options.device)) return bad;
+  if (const int bad = check_device("--device", options.device)) return bad;
   const ProgramReport program = inspect_program(options.command.front());
   if (const int bad = check_program(program)) return bad;
   std::string problem, advice;

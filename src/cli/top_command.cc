@@ -11,6 +11,7 @@
 #include <cstring>
 #include <string>
 
+#include "cli/device_option.h"
 #include "cli/limits.h"
 #include "cli/live_runs.h"
 #include "cli/options.h"
@@ -29,9 +30,9 @@ class Screen {
   Screen() {
     is_terminal_ = isatty(STDOUT_FILENO) != 0 && isatty(STDIN_FILENO) != 0 && tcgetattr(STDIN_FILENO, &before_) == 0;
     if (!is_terminal_) return;
-    termios keys = before_;
-    keys.c_lflag &= ~static_cast<tcflag_t>(ICANON | ECHO);
-    tcsetattr(STDIN_FILENO, TCSANOW, &keys);
+    keys_ = before_;
+    keys_.c_lflag &= ~static_cast<tcflag_t>(ICANON | ECHO);
+    tcsetattr(STDIN_FILENO, TCSANOW, &keys_);
     std::fputs("\x1b[?1049h\x1b[?25l", stdout);  // the other screen, without a cursor
   }
   ~Screen() {
@@ -54,10 +55,33 @@ class Screen {
     std::fflush(stdout);
   }
 
+  // A line typed at the bottom, as the terminal edits it; empty: none.
+  [[nodiscard]] std::string ask(const std::string& question) const {
+    tcsetattr(STDIN_FILENO, TCSANOW, &before_);
+    std::fputs(("\x1b[999H\x1b[K" + question + "\x1b[?25h").c_str(), stdout);
+    std::fflush(stdout);
+    std::string line;
+    for (char c = 0; g_stop == 0 && read(STDIN_FILENO, &c, 1) == 1 && c != '\n';) line += c;
+    std::fputs("\x1b[?25l", stdout);
+    tcsetattr(STDIN_FILENO, TCSANOW, &keys_);
+    return line;
+  }
+  // One line at the bottom, until the next show().
+  void say(const std::string& text) const {
+    std::fputs(("\x1b[999H\x1b[K" + text.substr(0, text.find('\n'))).c_str(), stdout);
+    std::fflush(stdout);
+  }
+
  private:
   bool is_terminal_ = false;
-  termios before_{};
+  termios before_{}, keys_{};
 };
+
+// Until a key is pressed, which is left for the next to read.
+void wait_for_key(double seconds) {
+  pollfd input{STDIN_FILENO, POLLIN, 0};
+  (void)poll(&input, 1, static_cast<int>(seconds * 1000));
+}
 
 // Returns the key pressed meanwhile; 'q' also for a signal and the end of the input, 0: none.
 char sleep_or_key(double seconds, bool keys) {
@@ -93,6 +117,18 @@ void change_budget(const Sample& sample, int picked, int tenths) {
   }
 }
 
+// Another device for a run, as it is typed. What is wrong with it stays to be read for a while.
+void change_device(const Sample& sample, int picked, const Screen& screen) {
+  for (const RunSample& run : sample.runs) {
+    if (run.pid != picked) continue;
+    const std::string spec = screen.ask("device for run " + std::to_string(picked) + ": ");
+    std::string problem, advice;
+    if (spec.empty() || order_device(run, with_absolute_path(spec), &problem, &advice) == 0) return;
+    screen.say(problem);
+    wait_for_key(3);
+  }
+}
+
 // The screen, until it is left.
 void show_until_left(const std::vector<std::string>& directories, double interval) {
   const Screen screen;
@@ -106,6 +142,7 @@ void show_until_left(const std::vector<std::string>& directories, double interva
     key = sleep_or_key(interval, screen.is_terminal());
     if (key == '\t') picked = next_run(now, picked);
     if (key == '+' || key == '-') change_budget(now, picked, key == '+' ? 1 : -1);
+    if (key == 'd') change_device(now, picked, screen);
     before = std::move(now);
   }
 }

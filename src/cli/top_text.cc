@@ -39,6 +39,11 @@ std::string budget(const RunSample& run) {
   return text;
 }
 
+std::string leaving(const RunSample& run) {
+  const std::uint64_t bytes = run.leaving_bytes();
+  return bytes == 0 ? "" : fmt::format(" ({} still on the one before)", human_bytes(bytes));
+}
+
 std::string process_line(const ProcessSample& p, const ProcessSample* before, double seconds) {
   std::string faults = "-", wait = "-";
   // A number that went down belongs to another program in the same process.
@@ -77,7 +82,7 @@ std::string top_table(const Sample& now, const Sample& before, int width, int he
   }
   if (now.runs.empty() && now.of_other_versions == 0) lines.emplace_back("nothing runs under whimbrel; next: whimbrel run --ram 256M -- PROGRAM");
   for (const RunSample& run : now.runs) {
-    lines.push_back(fmt::format("{}run {}:{} --device {}", run.pid == picked ? "> " : "", run.pid, budget(run), run.device));
+    lines.push_back(fmt::format("{}run {}:{} --device {}{}", run.pid == picked ? "> " : "", run.pid, budget(run), run.device, leaving(run)));
     lines.push_back(fmt::format("{:>9} {:<15} {:<9} {:>10} {:>10} {:>10} {:>10} {:>8} {:>7} {:>7}", "PID", "PROGRAM",
                                 "MODE", "RESIDENT", "LIMIT", "AWAY", "STORE", "FAULTS/s", "WAIT", "P99"));
     std::vector<const ProcessSample*> order;
@@ -116,6 +121,7 @@ std::string top_json(const Sample& now) {
                                {"ram_limit_bytes", run.ram_limit_bytes},
                                {"total_limit_bytes", run.total_limit_bytes},
                                {"device", run.device},
+                               {"leaving_bytes", run.leaving_bytes()},
                                {"processes", nlohmann::ordered_json::array()}};
     for (const ProcessSample& p : run.processes) {
       one["processes"].push_back({{"pid", p.pid},

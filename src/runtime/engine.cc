@@ -76,6 +76,7 @@ void Engine::open_slot() noexcept {
   StatsSlot* slot = file_.claim(static_cast<std::uint32_t>(sys::getpid()), static_cast<std::uint32_t>(sys::getppid()),
                                 clock_.now_ns());
   if (slot != nullptr) slot_ = slot;
+  slot_->device_change.store(device_changes_, std::memory_order_relaxed);  // a child goes on with its parent's
   char name[16] = {};
   if (const Result<std::size_t> got = sys::read_text("/proc/thread-self/comm", name, sizeof name); got) {
     for (std::size_t i = 0; i < *got && name[i] != '\n'; ++i) slot_->name[i].store(name[i], std::memory_order_relaxed);
@@ -154,6 +155,7 @@ bool Engine::wait_for_need() noexcept {
       return false;
     }
     follow_budget();
+    follow_device();
     const std::uint64_t threshold = start_threshold();
     const std::uint64_t used = now->anonymous_bytes;
     slot_->anonymous_bytes.store(used, std::memory_order_relaxed);
@@ -197,6 +199,7 @@ void Engine::work() noexcept {
     const std::uint32_t seen = pager_->wake_event().value();
     follow_budget();
     follow_identity();
+    follow_device();
     keep_off_the_faulter();
     look_for_growth();
     if (stopping_.load(std::memory_order_acquire) != Stop::kNo) {
@@ -220,6 +223,7 @@ void Engine::work() noexcept {
       pause -= slice;
       follow_budget();
       follow_identity();
+      follow_device();
       keep_off_the_faulter();
       look_for_growth();
     }

@@ -23,7 +23,7 @@
 #include <span>
 
 #include "base/mutex.h"
-#include "devices/device_spec.h"
+#include "devices/switch_device.h"
 #include "linux/beside_faulter.h"
 #include "linux/mapping_news.h"
 #include "linux/clock.h"
@@ -105,6 +105,8 @@ class Engine final : private Footprint {
   void work() noexcept;
   void look_for_growth() noexcept;
   void follow_budget() noexcept;
+  void follow_device() noexcept;
+  void change_device(std::uint32_t change) noexcept;
   void watch_the_fault_thread() noexcept;
   void keep_off_the_faulter() noexcept;
   void publish() noexcept;
@@ -118,7 +120,7 @@ class Engine final : private Footprint {
   // ---- putting the pieces together, on the background thread (engine_assembly.cc) ----
   [[nodiscard]] Result<void> bring_up() noexcept;
   [[nodiscard]] Result<void> make_pieces() noexcept;
-  [[nodiscard]] Result<void> make_the_device() noexcept;
+  [[nodiscard]] Result<DeviceHandle> make_the_device() noexcept;
   [[nodiscard]] Result<void> make_pager() noexcept;
   [[nodiscard]] Result<void> start_fault_thread() noexcept;
   static void fault_entry(void* self) noexcept;
@@ -165,6 +167,7 @@ class Engine final : private Footprint {
   std::uint64_t mapped_ = 0;  // bytes of address space at the last look
   std::int64_t next_growth_look_ = 0;
   std::uint32_t budget_changes_ = 0;  // of the run's budget that have been followed
+  std::uint32_t device_changes_ = 0;  // of the run's device that have been looked at
   FaultWatch fault_watch_;
   std::uint64_t rewakes_ = 0;                // that have been done
   std::atomic<std::uint64_t> fault_rounds_{0};  // of serving that have begun
@@ -178,7 +181,7 @@ class Engine final : private Footprint {
   // Made by bring_up(), constant afterwards, inherited by children.
   UserfaultMmu* mmu_ = nullptr;
   AddressSpace* space_ = nullptr;
-  DeviceHandle device_;
+  SwitchDevice* device_ = nullptr;
   Pager* pager_ = nullptr;
   FaultService* faults_ = nullptr;
   BesideFaulter beside_{clock_};

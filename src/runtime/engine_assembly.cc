@@ -1,5 +1,6 @@
 // Engine: putting the pieces together. On the background thread, when the process has grown to half its budget.
 #include <new>
+#include <utility>
 
 #include "linux/sys.h"
 #include "runtime/engine.h"
@@ -45,26 +46,27 @@ Result<void> Engine::make_pieces() noexcept {
     return std::unexpected(space.error());
   }
   space_ = *space;
-  return make_the_device();
+  Result<DeviceHandle> device = make_the_device();
+  if (!device) return std::unexpected(device.error());
+  const Result<SwitchDevice*> made = SwitchDevice::create(tables_, std::move(*device));
+  if (!made) return std::unexpected(made.error());
+  device_ = *made;
+  return {};
 }
 
-Result<void> Engine::make_the_device() noexcept {
+Result<DeviceHandle> Engine::make_the_device() noexcept {
   const DeviceEnvironment environment{.memory = store_, .kinds = built_in_devices(), .device_process = settings_.device_process, .clock = &clock_};
   SpecMessage message;
   Result<DeviceHandle> device =
       make_device(settings_.device[0] != 0 ? settings_.device : "zstd", environment, message);
-  if (!device) {
-    say(message.c_str());
-    return std::unexpected(device.error());
-  }
-  device_ = std::move(*device);
-  return {};
+  if (!device) say(message.c_str());
+  return device;
 }
 
 // A device that keeps contents elsewhere still has tables and buffers here, which its held bytes do not count.
 std::uint64_t Engine::own_bytes() const noexcept {
   const std::uint64_t engine = stacks_.bytes_in_use() + tables_.bytes_in_use();
-  return device_ && !device_->traits().in_process_memory ? engine + store_.bytes_in_use() : engine;
+  return device_ != nullptr && !device_->traits().in_process_memory ? engine + store_.bytes_in_use() : engine;
 }
 
 Result<void> Engine::make_pager() noexcept {

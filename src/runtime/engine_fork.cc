@@ -60,7 +60,7 @@ void Engine::after_fork_in_child() noexcept {
   }
   child_result_.store(ChildResult::kPending, std::memory_order_relaxed);
   const bool must_wait = take_over_now_;
-  const bool has_device = static_cast<bool>(device_);
+  const bool has_device = device_ != nullptr;
   if (has_device) threads_->keep_also(device_->carried());
   const Result<int> thread = threads_->start_first(&Engine::background_entry, this);
   background_thread_ = thread ? *thread : -1;

@@ -82,7 +82,7 @@ Result<void> Engine::stop() noexcept {
       if (stop_failed_.load(std::memory_order_acquire)) return fail(Errc::kDeviceIo, 0, "contents could not be loaded");
       identity_event_.wait(seen, kLookAgain);
     }
-  } else if (device_) {
+  } else if (device_ != nullptr) {
     return fail(Errc::kGone, 0, "the engine has ended");
   }
   // The thread that was the last to leave has closed the descriptors.
@@ -106,7 +106,8 @@ bool Engine::take_apart() noexcept {
   destroy_from(tables_, faults_);
   Pager::destroy(pager_);
   AddressSpace::destroy(space_);
-  device_ = DeviceHandle();
+  SwitchDevice::destroy(device_);
+  device_ = nullptr;
   UserfaultMmu::destroy(mmu_);
   give_up({Errc::kGone, 0, "stopped"});
   return true;

@@ -73,7 +73,7 @@ Result<StatsFile> StatsFile::create(const char* path, const Limits& limits) noex
   layout->header.ram_limit_bytes = limits.ram_bytes;
   layout->header.total_limit_bytes = limits.total_bytes;
   for (std::size_t i = 0; i + 1 < layout->header.device.size() && limits.device[i] != 0; ++i) {
-    layout->header.device[i] = limits.device[i];
+    layout->header.device[i].store(limits.device[i], kRelaxed);
   }
   // Last: who finds it finds the rest.
   std::atomic_ref<std::uint64_t>(layout->header.magic).store(kStatsMagic, std::memory_order_release);
@@ -106,6 +106,29 @@ void StatsFile::set_limits(std::uint64_t ram_bytes, std::uint64_t total_bytes) c
   layout_->header.ram_limit_bytes.store(ram_bytes, kRelaxed);
   layout_->header.total_limit_bytes.store(total_bytes, kRelaxed);
   layout_->header.budget_changes.fetch_add(1, std::memory_order_release);
+}
+
+bool StatsFile::set_device(const char* specification) const noexcept {
+  StatsHeader& header = layout_->header;
+  const std::size_t length = std::strlen(specification);
+  if (length >= header.device.size()) return false;
+  header.device_writes.fetch_add(1, std::memory_order_acq_rel);
+  for (std::size_t i = 0; i <= length; ++i) header.device[i].store(specification[i], kRelaxed);
+  header.device_writes.fetch_add(1, std::memory_order_release);
+  return true;
+}
+
+bool StatsFile::device(std::array<char, kStatsDevice>& out, std::uint32_t* changes) const noexcept {
+  const StatsHeader& header = layout_->header;
+  const std::uint32_t before = header.device_writes.load(std::memory_order_acquire);
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    out[i] = header.device[i].load(kRelaxed);
+    if (out[i] == 0) break;
+  }
+  out.back() = 0;
+  std::atomic_thread_fence(std::memory_order_acquire);
+  *changes = before / 2;
+  return before % 2 == 0 && header.device_writes.load(kRelaxed) == before;
 }
 
 StatsSlot* StatsFile::claim(std::uint32_t pid, std::uint32_t parent_pid, std::int64_t now_ns) const noexcept {

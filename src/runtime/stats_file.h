@@ -4,7 +4,7 @@
 // file and claims one slot; a forked child inherits the mapping and claims a slot of its own. Counters are stored
 // straight into the mapping, so they survive every kind of death, and reading them costs the program nothing.
 //
-// Layout (version 6, little endian, all offsets fixed):
+// Layout (version 7, little endian, all offsets fixed):
 //   0        StatsHeader          4096 bytes: identification, limits, what dead processes left behind
 //   4096     StatsMessage[256]    65536 bytes: ring of messages for people, written by anyone, read by `run`
 //   69632    StatsSlot[4096]      1024 bytes each; the second half is the pager's own statistics (pager/stats.h)
@@ -22,9 +22,10 @@
 namespace whimbrel {
 
 inline constexpr std::uint64_t kStatsMagic = 0x6c6572626d696877;  // the bytes "whimbrel"
-inline constexpr std::uint32_t kStatsVersion = 6;
+inline constexpr std::uint32_t kStatsVersion = 7;
 inline constexpr std::size_t kStatsMessages = 256;
 inline constexpr std::size_t kStatsSlots = 4096;
+inline constexpr std::size_t kStatsDevice = 1280;
 
 using Counter = std::atomic<std::uint64_t>;
 static_assert(Counter::is_always_lock_free);
@@ -64,6 +65,9 @@ struct alignas(1024) StatsSlot {
   Counter serving_since_ns;    // the fault thread took up messages then and is not through with them; 0: it waits
   Counter unserved_ns;         // for so long touches have been waiting that the fault thread does not take up; see FaultWatch
   Counter rewakes_asked;       // counted up by whoever watches: everybody who waits for memory shall touch it anew
+  // Of the run's changes of device: the last one that this process follows, and the last one that it could not; counted from 1.
+  std::atomic<std::uint32_t> device_change, device_refused;
+  Counter leaving_pages;       // still on the device before
   alignas(256) PagerStats pager;
 };
 static_assert(sizeof(PagerStats) <= 768, "a new layout version is needed");
@@ -82,15 +86,15 @@ struct alignas(4096) StatsHeader {
   std::uint32_t slots;
   Counter ram_limit_bytes;          // 0: none. Of each process, as are the totals
   Counter total_limit_bytes;        // 0: none
-  std::array<char, 128> device;     // zero-terminated specification
   std::atomic<std::uint32_t> next_slot;
   std::atomic<std::uint32_t> next_message;
   std::atomic<std::uint32_t> budget_changes;  // of the two limits since the start; see set_limits()
-  std::uint32_t unused;
+  std::atomic<std::uint32_t> device_writes;   // of `device`; odd while somebody writes. See set_device()
   Counter exited_processes;         // processes whose slots have been used again ...
   Counter exited_managed;           // ... how many of them had memory under management ...
   StorePeak exited_peak;            // ... and what they left: peaks are the highest, the rest is summed
   alignas(512) PagerStats exited;
+  std::array<std::atomic<char>, kStatsDevice> device;  // zero-terminated specification, cut to what fits
 };
 static_assert(sizeof(StatsHeader) == 4096);
 
@@ -126,6 +130,12 @@ class StatsFile {
   // Another budget for every process of the run, now and to come; 0: no limit of that kind. The engines look for it a few hundred
   // times a second. Any process that may write the file.
   void set_limits(std::uint64_t ram_bytes, std::uint64_t total_bytes) const noexcept;
+
+  // Another device for every process of the run, now and to come; the engines find it at their next look. One process at a time.
+  // False: longer than kStatsDevice.
+  [[nodiscard]] bool set_device(const char* specification) const noexcept;
+  // The device, zero-terminated, and how many times it has been changed. False: it is being changed just now.
+  [[nodiscard]] bool device(std::array<char, kStatsDevice>& out, std::uint32_t* changes) const noexcept;
 
   // A slot for this process. When all have been used, one of a dead process is folded into the header and used again;
   // null when every slot belongs to a living process.

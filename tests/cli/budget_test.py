@@ -10,62 +10,17 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 import time
 import unittest
+
+import stepped_run
 
 WHIMBREL = None
 MIB = 1 << 20
 
-# Fills MIB MiB, says so, and for each line of input checks and changes every page, and forks a child that does the same.
-PROGRAM = """
-import os, sys
-size = int(sys.argv[1]) << 20
-data = bytearray(size)
-def stamp(at, round): return (at >> 12) * 31 + round & 255
-for at in range(0, size, 4096): data[at] = stamp(at, 0)
-print("ready", flush=True)
-for round, line in enumerate(sys.stdin):
-    wrong = sum(data[at] != stamp(at, round) for at in range(0, size, 4096))
-    child = os.fork()
-    if child == 0: os._exit(sum(data[at] != stamp(at, round) for at in range(0, size, 4096)) != 0)
-    wrong += os.waitpid(child, 0)[1] != 0
-    for at in range(0, size, 4096): data[at] = stamp(at, round + 1)
-    print("wrong", wrong, flush=True)
-"""
 
-
-class Run:
-    """A program under `whimbrel run`, in a directory of its own for statistics."""
-
-    def __init__(self, *options, size=64):
-        self.directory = tempfile.TemporaryDirectory(prefix="whimbrel-budget-")
-        self.environment = dict(os.environ, XDG_RUNTIME_DIR=self.directory.name)
-        self.stats = pathlib.Path(self.directory.name) / "stats.json"
-        self.process = subprocess.Popen([WHIMBREL, "run", *options, "--quiet", "--stats", self.stats, "--", "/usr/bin/python3", "-c", PROGRAM,
-                                         str(size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environment)
-        assert self.process.stdout.readline() == "ready\n"
-
-    def budget(self, *arguments, pid=None):
-        return subprocess.run([WHIMBREL, "budget", str(pid or self.process.pid), *arguments], capture_output=True, text=True, check=False,
-                              timeout=90, env=self.environment)
-
-    def round(self):
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline()
-
-    def program(self):
-        return json.loads(self.budget("--json").stdout)["processes"][0]
-
-    def end(self):
-        self.process.stdin.close()
-        status = self.process.wait(timeout=60)
-        self.process.stdout.close()
-        report = json.loads(self.stats.read_text())
-        self.directory.cleanup()
-        return status, report
-
+def Run(*options):
+    return stepped_run.SteppedRun(WHIMBREL, *options)
 
 class Budget(unittest.TestCase):
     def test_less_and_more_while_it_runs(self):
