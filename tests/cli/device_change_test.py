@@ -56,7 +56,9 @@ class Device(unittest.TestCase):
             self.moved(run, spec, pid=run.program()["pid"])
         worker.join()
         self.assertEqual(answers, ["wrong 0\n"] * 6)
-        self.assertEqual(run.end()[0], 0)
+        status, report = run.end()
+        self.assertEqual(status, 0)
+        self.assertLess(report["peak_resident_bytes"], 30 * MIB)
 
     def test_processes_that_start_later_have_it_too(self):
         with tempfile.TemporaryDirectory() as directory:
