@@ -81,41 +81,12 @@ class Budget(unittest.TestCase):
 
     def test_keys_of_top(self):
         run = Run("--ram", "40M")
-        script = "import pty, os, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn([sys.argv[1], 'top', '--interval', '0.2'])))"
-        viewer = subprocess.Popen([sys.executable, "-c", script, WHIMBREL], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                  env=dict(run.environment, TERM="xterm"))
-        seen = b""
-
-        def until(text):
-            nonlocal seen
-            while text not in seen:
-                data = os.read(viewer.stdout.fileno(), 65536)
-                self.assertTrue(data, seen)
-                seen += data
-
-        def press(key):
-            nonlocal seen
-            seen = b""
-            viewer.stdin.write(key)
-            viewer.stdin.flush()
-
-        # Other runs may be under way on this machine: Tab until ours is picked.
-        for _ in range(100):
-            until(b"> run ")
-            until(b" --device")
-            if f"> run {run.process.pid}:".encode() in seen:
-                break
-            press(b"\t")
-        press(b"-")
-        until(f"> run {run.process.pid}: --ram 36.0 MiB".encode())
-        press(b"+")
-        until(f"> run {run.process.pid}: --ram 39.6 MiB".encode())
-        press(b"q")
-        while os.read(viewer.stdout.fileno(), 65536):
-            pass
-        viewer.stdin.close()
-        viewer.stdout.close()
-        self.assertEqual(viewer.wait(timeout=30), 0)
+        top = stepped_run.TopViewer(run)
+        top.press("-")
+        top.until(f"> run {run.process.pid}: --ram 36.0 MiB")
+        top.press("+")
+        top.until(f"> run {run.process.pid}: --ram 39.6 MiB")
+        self.assertEqual(top.leave(), 0)
         self.assertEqual(run.round(), "wrong 0\n")
         self.assertEqual(run.end()[0], 0)
 

@@ -134,44 +134,16 @@ class Device(unittest.TestCase):
 
     def test_a_key_of_top(self):
         run = start("--ram", "24M")
-        script = "import pty, os, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn([sys.argv[1], 'top', '--interval', '0.2'])))"
-        viewer = subprocess.Popen([sys.executable, "-c", script, WHIMBREL], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                  env=dict(run.environment, TERM="xterm"))
-        seen = b""
-
-        def until(text):
-            nonlocal seen
-            while text not in seen:
-                data = os.read(viewer.stdout.fileno(), 65536)
-                self.assertTrue(data, seen)
-                seen += data
-
-        def press(keys):
-            nonlocal seen
-            seen = b""
-            viewer.stdin.write(keys)
-            viewer.stdin.flush()
-
-        for _ in range(100):  # other runs may be under way on this machine
-            until(b"> run ")
-            until(b" --device")
-            if f"> run {run.process.pid}:".encode() in seen:
-                break
-            press(b"\t")
-        press(b"d")
-        until(f"device for run {run.process.pid}: ".encode())
-        press(b"tape\n")
-        until(b"tape: ")
-        press(b"d")
-        until(b"device for run ")
-        press(b"lz4\n")
-        until(f"> run {run.process.pid}: --ram 24.0 MiB --device lz4".encode())
-        press(b"q")
-        while os.read(viewer.stdout.fileno(), 65536):
-            pass
-        viewer.stdin.close()
-        viewer.stdout.close()
-        self.assertEqual(viewer.wait(timeout=30), 0)
+        top = stepped_run.TopViewer(run)
+        top.press("d")
+        top.until(f"device for run {run.process.pid}: ")
+        top.press("tape\n")
+        top.until("tape: ")
+        top.press("d")
+        top.until("device for run ")
+        top.press("lz4\n")
+        top.until(f"> run {run.process.pid}: --ram 24.0 MiB --device lz4")
+        self.assertEqual(top.leave(), 0)
         self.assertEqual(run.round(), "wrong 0\n")
         self.assertEqual(run.end()[0], 0)
 

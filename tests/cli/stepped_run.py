@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import subprocess
+import sys
 import tempfile
 
 # Fills MIB MiB, says so, and for each line of input checks and changes every page, and forks a child that does the same.
@@ -62,3 +63,40 @@ class SteppedRun:
         report = json.loads(self.stats.read_text())
         self.directory.cleanup()
         return status, report
+
+
+class TopViewer:
+    """`whimbrel top` in a terminal of its own, with the run picked."""
+
+    def __init__(self, run):
+        script = "import pty, os, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn([sys.argv[1], 'top', '--interval', '0.2'])))"
+        self.process = subprocess.Popen([sys.executable, "-c", script, run.whimbrel], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        env=dict(run.environment, TERM="xterm"))
+        self.seen = b""
+        # Other runs may be under way on this machine: Tab until ours is picked.
+        for _ in range(100):
+            self.until("> run ")
+            self.until(" --device")
+            if f"> run {run.process.pid}:".encode() in self.seen:
+                break
+            self.press("\t")
+
+    def until(self, text):
+        while text.encode() not in self.seen:
+            data = os.read(self.process.stdout.fileno(), 65536)
+            assert data, self.seen
+            self.seen += data
+
+    def press(self, keys):
+        self.seen = b""
+        self.process.stdin.write(keys.encode())
+        self.process.stdin.flush()
+
+    def leave(self):
+        """Its exit status."""
+        self.press("q")
+        while os.read(self.process.stdout.fileno(), 65536):
+            pass
+        self.process.stdin.close()
+        self.process.stdout.close()
+        return self.process.wait(timeout=30)
