@@ -6,9 +6,7 @@
 
 import argparse
 import json
-import os
 import pathlib
-import subprocess
 import sys
 import time
 import unittest
