@@ -107,7 +107,8 @@ bool Engine::take_apart() noexcept {
   Pager::destroy(pager_);
   AddressSpace::destroy(space_);
   device_ = DeviceHandle();
-  UserfaultMmu::destroy(mmu_);
+  mmu_->destroy();
+  mmu_ = guarded_ = nullptr;
   give_up({Errc::kGone, 0, "stopped"});
   return true;
 }

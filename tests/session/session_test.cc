@@ -1,4 +1,5 @@
-// Sessions on the real kernel, through the shared library and its public headers alone.
+// Sessions on the real kernel, through the shared library and its public headers alone. Run a second time with
+// WHIMBREL_RUNG=guarded, as where userfaultfd is not to be had; what is lost there is tested in guarded_session_test.cc.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -6,6 +7,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <list>
 #include <memory_resource>
@@ -57,6 +59,12 @@ constexpr bool kMapsLittle = true;
 #endif
 constexpr const char* kNoForks = "ThreadSanitizer starts no threads in a forked child";
 
+bool on_guarded_arenas() {
+  const char* rung = std::getenv("WHIMBREL_RUNG");
+  return rung != nullptr && std::strcmp(rung, "guarded") == 0;
+}
+constexpr const char* kNotGuarded = "not without userfaultfd: see guarded_session_test.cc";
+
 // The status of a forked child that runs `body`.
 template <class Body>
 int in_child(Body body) {
@@ -74,6 +82,7 @@ class SessionTest : public testing::TestWithParam<const char*> {
 
 TEST_P(SessionTest, ArraysFourTimesLargerThanTheBudgetKeepTheirContents) {
   whimbrel::session session(budget(8 * kMiB));
+  EXPECT_EQ(std::strcmp(session.rung(), "guarded arenas") == 0, on_guarded_arenas()) << session.rung();
   Words a(session, words_of(32 * kMiB));
   fill(a.span());
   EXPECT_EQ(wrong(a.span()), 0u);
@@ -229,6 +238,7 @@ TEST_P(SessionTest, DiscardedAndFreedMemoryReadsAsZeros) {
 }
 
 TEST_P(SessionTest, AdoptedMemoryIsManagedAndGivenBack) {
+  if (on_guarded_arenas()) GTEST_SKIP() << kNotGuarded;
   whimbrel::session session(budget(8 * kMiB));
   constexpr std::size_t kBytes = 24 * kMiB;
   void* memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -255,6 +265,7 @@ TEST_P(SessionTest, AdoptedMemoryIsManagedAndGivenBack) {
 }
 
 TEST_P(SessionTest, ClosingBringsAdoptedMemoryHomeAndRefusesWhileSomethingIsAllocated) {
+  if (on_guarded_arenas()) GTEST_SKIP() << kNotGuarded;
   whimbrel_session_options options{sizeof options, 4 * kMiB, 0, GetParam(), 0};
   whimbrel_session* session = nullptr;
   ASSERT_EQ(whimbrel_session_open(&options, &session), 0) << whimbrel_error();
@@ -328,6 +339,7 @@ TEST_P(SessionTest, ColdPagesLeaveFirst) {
 
 TEST_P(SessionTest, AChildOfForkHasAllContentsAndWorksOn) {
   if (!kForksWithThreads) GTEST_SKIP() << kNoForks;
+  if (on_guarded_arenas()) GTEST_SKIP() << kNotGuarded;
   whimbrel::session session(budget(4 * kMiB));
   Words a(session, words_of(8 * kMiB));
   fill(a.span(), 4);
@@ -356,6 +368,7 @@ TEST_P(SessionTest, AChildOfForkHasAllContentsAndWorksOn) {
 
 TEST_P(SessionTest, ForksWhileOtherThreadsWork) {
   if (!kForksWithThreads) GTEST_SKIP() << kNoForks;
+  if (on_guarded_arenas()) GTEST_SKIP() << kNotGuarded;
   whimbrel::session session(budget(4 * kMiB));
   Words a(session, words_of(6 * kMiB)), b(session, words_of(6 * kMiB));
   fill(a.span(), 1);
@@ -446,6 +459,7 @@ TEST(Sessions, SeveralBudgetsAndDevicesAtATime) {
   EXPECT_GT(dense.stats().stored_pages, quick.stats().stored_pages);
   EXPECT_THROW((void)dense.migrate(b.span()), whimbrel::error) << "another session's";
   if (!kForksWithThreads) GTEST_SKIP() << kNoForks;
+  if (on_guarded_arenas()) GTEST_SKIP() << kNotGuarded;
   EXPECT_EQ(in_child([&] { return wrong(a.span(), 1) + wrong(b.span(), 2) == 0 ? 0 : 1; }), 0);
 }
 
