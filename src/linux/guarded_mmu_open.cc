@@ -67,7 +67,10 @@ bool GuardedMmu::close_locked(GuardedArena& arena, PageRange range) noexcept {
     const std::size_t before = arena.open_runs();
     const bool closed = arena.close_part(range).has_value();
     count_runs_locked(before, arena);
-    if (closed) return true;
+    if (closed) {
+      limit_open_runs_locked(PageIndex());  // a hole in a run makes two of it
+      return true;
+    }
     if (!close_scattered_locked(PageIndex())) break;
   }
   return false;
