@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "linux/sys.h"
+#include "linux/uapi.h"
 
 namespace whimbrel {
 namespace {
@@ -68,7 +69,7 @@ Result<void> GuardedArena::map(std::uint64_t bytes) noexcept {
   Result<void*> engine = map_at(nullptr, bytes, PROT_NONE, kind, fd);
   Result<void*> program = engine;
   if (engine && fd >= 0) program = map_at(address(range_), bytes, PROT_NONE, kind | MAP_FIXED, fd);
-  if (fd >= 0) sys::close(fd);
+  memory_file_ = fd;
   if (!engine) return std::unexpected(engine.error());
   engine_view_ = static_cast<std::byte*>(*engine);
   if (fd < 0) {
@@ -90,9 +91,11 @@ Result<void> GuardedArena::map(std::uint64_t bytes) noexcept {
 void GuardedArena::close() noexcept {
   if (reserved_ != nullptr) sys::munmap(reserved_, reserved_bytes_);
   if (engine_view_ != nullptr) sys::munmap(engine_view_, range_.count.bytes());
+  if (memory_file_ >= 0) sys::close(memory_file_);
   if (words_ != nullptr) memory_->give(words_, 2 * PageBitmap::words_for(range_.count.raw()) * sizeof *words_);
   reserved_ = nullptr;
   engine_view_ = nullptr;
+  memory_file_ = -1;
   words_ = nullptr;
   range_ = {};
   open_runs_ = 0;
@@ -100,7 +103,7 @@ void GuardedArena::close() noexcept {
 }
 
 void GuardedArena::fill(PageRange range, const std::byte* from) noexcept {
-  if (from != nullptr) {
+  if (from != nullptr && !transfer(SYS_pwrite64, range, const_cast<std::byte*>(from))) {
     std::memcpy(view(range.first), from, range.count.bytes());
     // Only unmaps them from this view: else they would count twice in what tools show of the process.
     (void)sys::madvise(view(range.first), range.count.bytes(), MADV_DONTNEED);
@@ -109,7 +112,25 @@ void GuardedArena::fill(PageRange range, const std::byte* from) noexcept {
 }
 
 void GuardedArena::read(PageRange range, std::byte* to) const noexcept {
+  // A system call copies without the faults of touching page by page what was given back a moment ago.
+  if (range.count.raw() > 1) (void)sys::madvise(to, range.count.bytes(), uapi::kMadvPopulateWrite);
+  if (transfer(SYS_pread64, range, to)) return;
   std::memcpy(to, view(range.first), range.count.bytes());
+}
+
+// The whole of it by system calls. False: it has to be copied another way.
+bool GuardedArena::transfer(long call, PageRange range, std::byte* buffer) const noexcept {
+  if (memory_file_ < 0) return false;
+  std::uint64_t done = 0;
+  const std::uint64_t from = PageCount(at(range.first)).bytes();
+  while (done < range.count.bytes()) {
+    const long moved = sys::call(call, memory_file_, sys::arg(buffer + done), static_cast<long>(range.count.bytes() - done),
+                                 static_cast<long>(from + done));
+    if (moved == -EINTR) continue;
+    if (moved <= 0) return false;
+    done += static_cast<std::uint64_t>(moved);
+  }
+  return true;
 }
 
 Result<void> GuardedArena::drop(PageRange range) noexcept {
@@ -151,6 +172,8 @@ Result<void> GuardedArena::open_part(PageRange range) noexcept {
   DCHECK(present_.count(at(range.first), range.count.raw()) == range.count.raw());
   const Result<void> opened = sys::mprotect(address(range), range.count.bytes(), PROT_READ | PROT_WRITE);
   if (opened) mark_open(range, true);
+  // Else the program has a fault for each page.
+  if (opened && range.count.raw() > 1) (void)sys::madvise(address(range), range.count.bytes(), uapi::kMadvPopulateRead);
   uncertain_ = uncertain_ || !opened;
   return opened;
 }

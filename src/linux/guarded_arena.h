@@ -1,7 +1,8 @@
 // GuardedArena: addresses whose touches can be felt without userfaultfd. One piece of shared memory, mapped twice:
 //
 //   the program's view  no rights (PROT_NONE) but where pages are open: a touch of anything else is a SIGSEGV
-//   the engine's view   always readable and writable
+//   the engine's view   always readable and writable: its descriptor, where the arena was opened by a thread that shares the table
+//                       of the engine's; else, and where that fails (RLIMIT_FSIZE), the other mapping
 //
 // A page is *present* when the shared memory holds its contents, and *open* when the program's view lets everybody at it.
 // Contents are written through the engine's view before a page is opened, and a page is closed before they are read: so no
@@ -31,7 +32,7 @@ class GuardedArena {
   GuardedArena(const GuardedArena&) = delete;
   GuardedArena& operator=(const GuardedArena&) = delete;
 
-  // `bytes`: a multiple of 2 MiB. The bookkeeping, two bits per page, comes from `memory`, which must outlive the arena.
+  // `bytes`: a multiple of 2 MiB. On a thread whose descriptors the users of the arena share. The bookkeeping, two bits per page, comes from `memory`, which must outlive the arena.
   // kNoMemory: no addresses, or the kernel promises no so much memory; kNotPermitted, ...: no shared memory.
   [[nodiscard]] Result<void> open(MemorySource& memory, std::uint64_t bytes) noexcept;
   void close() noexcept;
@@ -74,11 +75,13 @@ class GuardedArena {
   [[nodiscard]] std::size_t at(PageIndex page) const noexcept { return (page - range_.first).raw(); }
   [[nodiscard]] std::byte* view(PageIndex page) const noexcept { return engine_view_ + PageCount(at(page)).bytes(); }
   [[nodiscard]] std::size_t starts(std::size_t from, std::size_t end) const noexcept;
+  [[nodiscard]] bool transfer(long call, PageRange range, std::byte* buffer) const noexcept;
   void mark_open(PageRange range, bool open) noexcept;
   [[nodiscard]] Result<void> map(std::uint64_t bytes) noexcept;
 
   PageRange range_;
   std::byte* engine_view_ = nullptr;
+  int memory_file_ = -1;
   void* reserved_ = nullptr;  // the program's view with what lies around it
   std::size_t reserved_bytes_ = 0;
   MemorySource* memory_ = nullptr;

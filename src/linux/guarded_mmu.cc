@@ -82,6 +82,25 @@ GuardedMmu::~GuardedMmu() {
 
 Result<PageRange> GuardedMmu::map_arena(std::uint64_t bytes) noexcept {
   const SignalsBlocked blocked;
+  MutexLock one_at_a_time(asking_);
+  wanted_bytes_.store(bytes, std::memory_order_release);
+  desk_.bell().advance();
+  for (;;) {
+    const std::uint32_t seen = wanted_event_.value();
+    if (wanted_bytes_.load(std::memory_order_acquire) == 0) return wanted_;
+    wanted_event_.wait(seen, kLookAgain);
+  }
+}
+
+void GuardedMmu::make_wanted_arena() noexcept {
+  const std::uint64_t bytes = wanted_bytes_.load(std::memory_order_acquire);
+  if (bytes == 0) return;
+  wanted_ = make_arena(bytes);
+  wanted_bytes_.store(0, std::memory_order_release);
+  wanted_event_.advance();
+}
+
+Result<PageRange> GuardedMmu::make_arena(std::uint64_t bytes) noexcept {
   auto* const arena = make_from<GuardedArena>(memory_);
   if (arena == nullptr) return fail(Errc::kNoMemory, 0, "bookkeeping of an arena");
   Result<void> made = arena->open(memory_, bytes);
@@ -305,8 +324,10 @@ Result<void> GuardedMmu::read_program(PageIndex page, std::byte* to) noexcept {
 
 bool GuardedMmu::wait_for_message(std::int64_t nanoseconds) noexcept {
   const std::uint32_t seen = desk_.bell().value();
+  make_wanted_arena();
   if (has_unread()) return true;
   if (!interrupted_.exchange(false, std::memory_order_acquire) && nanoseconds != 0) desk_.bell().wait(seen, nanoseconds);
+  make_wanted_arena();
   return has_unread();
 }
 

@@ -45,8 +45,11 @@ class GuardedMmu final : public ProcessMmu {
   void destroy() noexcept override;
   [[nodiscard]] static const char* name() noexcept { return "guarded arenas"; }
 
-  // `bytes`: a multiple of 2 MiB. Addresses without contents, aligned to 2 MiB, until destroy(). On a thread of the program.
+  // `bytes`: a multiple of 2 MiB. Addresses without contents, aligned to 2 MiB, until destroy(). On a thread of the program; the
+  // one that reads messages makes it.
   [[nodiscard]] Result<PageRange> map_arena(std::uint64_t bytes) noexcept EXCLUDES(mutex_);
+  // The same on a thread that shares the descriptors of those that call the Mmu.
+  [[nodiscard]] Result<PageRange> make_arena(std::uint64_t bytes) noexcept EXCLUDES(mutex_);
 
   // ---- ProcessMmu ----------------------------------------------------------------------------------------
   [[nodiscard]] const char* rung_name() const noexcept override { return name(); }
@@ -107,6 +110,7 @@ class GuardedMmu final : public ProcessMmu {
   GuardedMmu(const GuardedMmu&) = delete;
   GuardedMmu& operator=(const GuardedMmu&) = delete;
 
+  void make_wanted_arena() noexcept EXCLUDES(mutex_);
   [[nodiscard]] GuardedArena* arena_of_locked(PageRange range) noexcept REQUIRES(mutex_);
   [[nodiscard]] Progress move_out_locked(PageIndex to, PageIndex from, PageCount count) noexcept REQUIRES(mutex_);
   [[nodiscard]] Progress fill_locked(PageIndex to, const std::byte* from, PageCount count) noexcept REQUIRES(mutex_);
@@ -133,6 +137,11 @@ class GuardedMmu final : public ProcessMmu {
   std::atomic<std::uint32_t> removal_count_{0};  // changes under the mutex
   std::uint64_t removals_made_ GUARDED_BY(mutex_) = 0, removals_read_ GUARDED_BY(mutex_) = 0;
   Event removals_event_;
+  // An arena that a thread of the program asks for: one at a time. Its size, 0 when nobody asks; the answer belongs to the asker.
+  Mutex asking_;
+  std::atomic<std::uint64_t> wanted_bytes_{0};
+  Result<PageRange> wanted_;
+  Event wanted_event_;
   PageIndex hand_ GUARDED_BY(mutex_);  // where the next part to be closed is looked for
 };
 

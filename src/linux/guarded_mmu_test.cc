@@ -36,7 +36,7 @@ class GuardedMmuTest : public ::testing::Test {
   void open(const GuardedMmu::Options& options) {
     if (mmu_ != nullptr) mmu_->destroy();
     mmu_ = *GuardedMmu::create(memory_, options);
-    arena_ = *mmu_->map_arena(4 * kHugeSize);
+    arena_ = *mmu_->make_arena(4 * kHugeSize);
     window_ = *mmu_->open_window(PageCount(64), WindowKind::kSmall);
   }
   [[nodiscard]] PageIndex page(std::uint64_t i) const { return arena_.first + PageCount(i); }
@@ -247,19 +247,22 @@ TEST_F(GuardedMmuTest, NothingOfAnArenaIsInheritedByAFork) {
             0);
 }
 
-TEST_F(GuardedMmuTest, WorksWithoutNamedSharedMemory) {
+TEST_F(GuardedMmuTest, WorksWithoutNamedSharedMemoryOrWithoutWritingToIt) {
   mmu_->destroy();
   mmu_ = nullptr;
-  EXPECT_EQ(test::in_child([&] {
-              test::deny_call(SYS_memfd_create, EPERM);
-              open({.window_bytes = 16u << 20});
-              put(1, 2, 5);
-              if (at(page(2))[0] != 5) return 1;
-              at(page(2))[0] = 6;
-              if (mmu_->move(frame(0), page(2), kOne, Wake::kNo).failed) return 2;
-              return mmu_->bytes(frame(0))[0] == std::byte{6} ? 0 : 3;
-            }),
-            0);
+  for (const long denied : {SYS_memfd_create, SYS_pwrite64, SYS_pread64}) {
+    EXPECT_EQ(test::in_child([&] {
+                test::deny_call(denied, EPERM);
+                open({.window_bytes = 16u << 20});
+                put(1, 2, 5);
+                if (at(page(2))[0] != 5) return 1;
+                at(page(2))[0] = 6;
+                if (mmu_->move(frame(0), page(1), PageCount(2), Wake::kNo).failed) return 2;
+                return mmu_->bytes(frame(0))[0] == std::byte{5} && mmu_->bytes(frame(1))[0] == std::byte{6} ? 0 : 3;
+              }),
+              0)
+        << denied;
+  }
 }
 
 TEST_F(GuardedMmuTest, TheProofHoldsHereAndFailsWhereSharedMemoryCannotBeGivenBack) {

@@ -49,7 +49,7 @@ Result<void> prove_guarded_arenas(MemorySource& memory) noexcept {
   const Result<GuardedMmu*> made = GuardedMmu::create(memory, {.window_bytes = 4 * kHugeSize});
   if (!made) return std::unexpected(made.error());
   GuardedMmu& mmu = **made;
-  const Result<PageRange> arena = mmu.map_arena(kHugeSize);
+  const Result<PageRange> arena = mmu.make_arena(kHugeSize);
   const Result<PageRange> window = mmu.open_window(PageCount(1), WindowKind::kSmall);
   const Result<void*> stack = sys::mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE);
   Result<void> proved = guard_signal::install();
