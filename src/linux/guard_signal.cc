@@ -24,6 +24,7 @@ Mutex g_mutex;  // of whoever changes the table
 
 struct sigaction g_earlier;
 std::atomic<bool> g_installed{false};
+std::atomic<int> g_owner{0};  // the process that has published arenas: a child of vfork() is another one in the same memory
 
 // Threads that find, again and again without anything in between, open what they could not touch: the program itself has taken the rights away.
 struct Suspect {
@@ -44,6 +45,9 @@ const Entry* entry_of(std::uint64_t address) noexcept {
   return nullptr;
 }
 
+// As the kernel has sets of signals.
+constexpr std::uint64_t set_of(int signal) noexcept { return std::uint64_t{1} << (signal - 1); }
+
 void say(const char* text) noexcept { (void)sys::write(2, text, std::strlen(text)); }
 
 // Goes on without a handler: the access that is repeated, or the signal that is sent again, does what it would have done.
@@ -61,10 +65,10 @@ void call_earlier(int signal, siginfo_t* info, void* context) noexcept {
   // The kernel ignores nothing that an access has raised.
   if (!with_info && (g_earlier.sa_handler == SIG_DFL || g_earlier.sa_handler == SIG_IGN)) return end_by_default(signal, info);
   // What it asked to be blocked while it runs; the return from the signal takes it back.
-  sigset_t blocked = g_earlier.sa_mask;
-  if ((g_earlier.sa_flags & SA_NODEFER) == 0) sigaddset(&blocked, signal);
-  constexpr long kSetBytes = 8;
-  sys::call(SYS_rt_sigprocmask, SIG_BLOCK, sys::arg(&blocked), 0, kSetBytes);
+  std::uint64_t blocked = 0;
+  std::memcpy(&blocked, &g_earlier.sa_mask, sizeof blocked);
+  if ((g_earlier.sa_flags & SA_NODEFER) == 0) blocked |= set_of(signal);
+  sys::call(SYS_rt_sigprocmask, SIG_BLOCK, sys::arg(&blocked), 0, sizeof blocked);
   if (with_info) {
     g_earlier.sa_sigaction(signal, info, context);
   } else {
@@ -77,16 +81,14 @@ void call_earlier(int signal, siginfo_t* info, void* context) noexcept {
   struct sigaction plain {};
   plain.sa_handler = SIG_DFL;
   (void)sigaction(SIGBUS, &plain, nullptr);
-  sigset_t bus;
-  sigemptyset(&bus);
-  sigaddset(&bus, SIGBUS);
+  const std::uint64_t bus = set_of(SIGBUS);
   siginfo_t info{};
   info.si_signo = SIGBUS;
   info.si_code = SI_QUEUE;
   info.si_addr = address;
   for (;;) {
     sys::call(SYS_rt_tgsigqueueinfo, sys::getpid(), sys::gettid(), SIGBUS, sys::arg(&info));
-    sys::call(SYS_rt_sigprocmask, SIG_UNBLOCK, sys::arg(&bus), 0, 8);
+    sys::call(SYS_rt_sigprocmask, SIG_UNBLOCK, sys::arg(&bus), 0, sizeof bus);
   }
 }
 
@@ -104,7 +106,11 @@ void on_segv(int signal, siginfo_t* info, void* context) {
   const Entry* const entry = info->si_code > 0 ? entry_of(address) : nullptr;
   if (entry == nullptr) return call_earlier(signal, info, context);
   FaultDesk* const desk = entry->desk.load(std::memory_order_acquire);
-  if (desk == nullptr) {
+  // Also when something in the child has touched it before its fork handlers have run, or there are none (a raw clone).
+  const bool is_unmapped = info->si_code == SEGV_MAPERR;
+  const bool is_child = desk == nullptr || (is_unmapped && sys::getpid() != g_owner.load(std::memory_order_relaxed));
+  if (is_unmapped && !is_child) return call_earlier(signal, info, context);  // by the program itself
+  if (is_child) {
     say("whimbrel: this forked process has touched memory of a session of its parent. Without userfaultfd a child does not "
         "inherit it; next: fork before the session is opened, use threads, or see: whimbrel doctor\n");
     return end_by_default(signal, info);
@@ -145,6 +151,7 @@ bool is_first() noexcept {
 
 Result<void> publish(PageRange arena, FaultDesk& desk) noexcept {
   MutexLock hold(g_mutex);
+  g_owner.store(sys::getpid(), std::memory_order_relaxed);
   for (std::uint32_t i = 0; i < kMostArenas; ++i) {
     Entry& entry = g_arenas[i];
     if (entry.end.load(std::memory_order_relaxed) != 0) continue;

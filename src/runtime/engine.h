@@ -76,6 +76,8 @@ class Engine final : private Footprint {
   [[nodiscard]] DeviceStats device_stats() const noexcept;
   [[nodiscard]] const char* device_name() const noexcept { return device_->traits().name; }
   [[nodiscard]] const StatsSlot& statistics() const noexcept { return *slot_; }
+  // A message for people, from the session around the engine.
+  void tell(const char* text) const noexcept EXCLUDES(said_mutex_) { say(text); }
   // The last message for people, and how many there have been.
   [[nodiscard]] std::uint32_t last_said(char (&text)[248]) noexcept EXCLUDES(said_mutex_);
 

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "capi/complain.h"
+#include "linux/guard_signal.h"
 #include "linux/sys.h"
 #include "session/session.h"
 
@@ -78,6 +79,10 @@ int whimbrel_session::allocate(std::size_t bytes, void** out) noexcept {
   if (bytes == 0) return complain(EINVAL, "whimbrel_allocate: 0 bytes");
   if (was_left_by_fork()) return not_in_a_child("whimbrel_allocate");
   if (bytes > kLargestArena * 64) return complain(ENOMEM, "whimbrel_allocate: no addresses for so much memory");
+  if (engine_.guarded() != nullptr && !guard_signal::is_first() && !told_of_handler_.exchange(true)) {
+    engine_.tell("another handler of SIGSEGV has been installed over whimbrel's: unless it passes on what it does not know, touches of "
+                 "memory that is away end there; next: install it before the first session is opened");
+  }
   const PageCount pages = PageCount::from_bytes_rounded_up(bytes);
   const std::uint64_t align = bytes >= kHugeSize ? kPagesPerHuge : 1;
   MutexLock hold(mutex_);

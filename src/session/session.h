@@ -71,6 +71,7 @@ struct whimbrel_session {
   whimbrel::Engine engine_;
   std::atomic<std::uint64_t> ram_bytes_{0}, total_bytes_{0};
   std::atomic<bool> advised_{false};  // some range has been given advice
+  std::atomic<bool> told_of_handler_{false};
 
   whimbrel::Mutex mutex_;
   whimbrel::session::Ledger ledger_ GUARDED_BY(mutex_);

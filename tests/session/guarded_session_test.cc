@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -123,6 +124,15 @@ TEST_F(Guarded, AForkedChildIsToldAndTheParentGoesOn) {
   int status = 0;
   waitpid(child, &status, 0);
   EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV) << status;
+  child = static_cast<pid_t>(syscall(SYS_fork));  // behind libc's back: no handlers
+  if (child == 0) {
+    alarm(20);
+    dup2(said[1], 2);
+    volatile std::uint64_t first = a[0];
+    _exit(first == 2 ? 6 : 7);
+  }
+  waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV) << status;
   close(said[1]);
   char text[512] = "";
   EXPECT_GT(read(said[0], text, sizeof text - 1), 0);
@@ -197,6 +207,26 @@ TEST_F(GuardedDeathTest, RightsThatTheProgramTookAwayAreNotWaitedFor) {
         _exit(1);
       },
       testing::ExitedWithCode(44), "");
+}
+
+TEST_F(GuardedDeathTest, AHandlerThatComesLaterIsNoticedAndMayPassOn) {
+  EXPECT_EXIT(
+      {
+        whimbrel::session session({.ram = 4 * kMiB});
+        Words a(session, words_of(12 * kMiB));
+        fill(a.span(), 2);
+        static struct sigaction before {};
+        struct sigaction mine {};
+        mine.sa_sigaction = [](int signal, siginfo_t* info, void* context) { before.sa_sigaction(signal, info, context); };
+        mine.sa_flags = SA_SIGINFO | SA_NODEFER;
+        sigaction(SIGSEGV, &mine, &before);
+        if (wrong(a.span(), 2) != 0) _exit(1);
+        if (!session.notice().empty()) _exit(2);
+        Words b(session, kWords);
+        if (session.notice().find("SIGSEGV") == std::string::npos) _exit(3);
+        *g_null = 1;
+      },
+      testing::KilledBySignal(SIGSEGV), "");
 }
 
 std::uint64_t* g_table = nullptr;
