@@ -58,6 +58,16 @@ class Rungs(unittest.TestCase):
                           "print(s.rung)", PYTHONPATH=str(package))
         self.assertEqual(text.strip(), "guarded arenas")
 
+    def test_the_python_example_of_the_documentation(self):
+        package = BUILD / "python"
+        if not (package / "whimbrel").is_dir():
+            self.skipTest("the Python package is not built")
+        job = pathlib.Path(__file__).resolve().parent.parent.parent / "examples" / "matrix_job.py"
+        text = self.works(*self.without("all"), sys.executable, job, "--megabytes", "64", PYTHONPATH=str(package), OMP_NUM_THREADS="1")
+        results = [line.split()[-1] for line in text.splitlines() if "result" in line]
+        self.assertEqual(len(results), 2, text)
+        self.assertEqual(*results)
+
     def test_the_sessions_of_the_tests_by_default(self):
         for user, prefix in self.users():
             with self.subTest(user):
