@@ -21,6 +21,17 @@
  * Thread-safety: every function may be called on any thread at any time, except that whimbrel_session_close() must be the
  * last call with its session. Not from signal handlers.
  *
+ * Where userfaultfd is not to be had (containers' filters, kernels before 6.8), a session still works, on guarded arenas: memory
+ * without access rights, whose touches arrive as SIGSEGV. Only memory of whimbrel_allocate() is managed then. What is lost:
+ *   - a system call that is given memory that is away fails with EFAULT (the same with "userfaultfd, user mode only"): prefetch
+ *     or pin it before; what hardware or the kernel writes to by itself (O_DIRECT, io_uring) must be pinned
+ *   - whimbrel_adopt() fails with EOPNOTSUPP
+ *   - a forked child inherits nothing of the session: a touch of its memory ends the child with a message, calls give ESRCH
+ *   - a thread that has SIGSEGV blocked is ended by its first touch of what is away; a handler for SIGSEGV must be installed
+ *     before the first session is opened, or call the one it has replaced
+ *   - mprotect(), munmap(), mremap(), mlock() and madvise() are not for that memory
+ * The environment variable WHIMBREL_RUNG chooses: "guarded" always, "userfaultfd" an error (EPERM) rather than any of this.
+ *
  * fork(): the child has all contents, brings them home by an engine of its own, and its copy of the session works on with
  * the same budget. Requests under way stay with the parent: waiting for one in the child gives ESRCH. Only fork() is seen; a
  * raw clone() that copies the address space gives the child zeros for what is away. vfork(), posix_spawn() and exec are fine.
@@ -56,7 +67,8 @@ struct whimbrel_session_options {
 };
 
 /* At least one limit, of at least 2 MiB. EINVAL: options or device specification. EBUSY: the program runs under `whimbrel
- * run`. EPERM, ENOSYS: no userfaultfd to be had (`whimbrel doctor` says what to change). ENOMEM, EMFILE (16 sessions). */
+ * run`. EPERM, ENOSYS, EOPNOTSUPP: memory can be managed in no way, or not in the one that WHIMBREL_RUNG asks for (`whimbrel
+ * doctor` says what to change). ENOMEM, EMFILE (16 sessions). */
 int whimbrel_session_open(const struct whimbrel_session_options *options, whimbrel_session **session) WHIMBREL_API;
 /* Releases adopted memory and ends the session. EBUSY: memory is still allocated; EIO: adopted memory could not be loaded.
  * Nothing is lost in either case, and the session goes on. Null is allowed. */
@@ -93,6 +105,10 @@ int whimbrel_session_get_stats(whimbrel_session *session, struct whimbrel_sessio
  * far; 0: none, and an empty text. EINVAL. */
 int whimbrel_session_notice(whimbrel_session *session, char *text, size_t room) WHIMBREL_API;
 
+/* By which means the memory of the session is managed, for people and logs: "userfaultfd", "/dev/userfaultfd", "userfaultfd,
+ * user mode only" or "guarded arenas" (see above). Static text; null: no session. */
+const char *whimbrel_session_rung(whimbrel_session *session) WHIMBREL_API;
+
 /* ---- memory ----------------------------------------------------------------------------------------------------------- */
 
 /* Zeroed memory in whole pages; 2 MiB and more are aligned to 2 MiB. Addresses are limited by RLIMIT_AS, not by RAM: what is
@@ -106,7 +122,7 @@ size_t whimbrel_allocated_size(whimbrel_session *session, const void *memory) WH
 /* Takes memory of the program under the session's management: the whole pages within [memory, memory + bytes), which must be
  * private anonymous writable memory, not locked, not part of an adopted range. Release it before it is unmapped or freed.
  * Not for stacks, or for what libc or fork handlers use by themselves.
- * EINVAL: no whole page in it, or overlapping. EOPNOTSUPP: of a kind that cannot be moved. EBUSY: another userfaultfd has it.
+ * EINVAL: no whole page in it, or overlapping. EOPNOTSUPP: of a kind that cannot be moved, or the session has guarded arenas. EBUSY: another userfaultfd has it.
  * ENOMEM: too many ranges. */
 int whimbrel_adopt(whimbrel_session *session, void *memory, size_t bytes) WHIMBREL_API;
 /* The opposite, with the same arguments: everything of it comes home, whatever the budget. ENOENT; EIO. */

@@ -223,6 +223,8 @@ class session {
     detail::check(whimbrel_session_get_stats(session_, &now));
     return now;
   }
+  // By which means memory is managed: "userfaultfd", ..., "guarded arenas". Static text.
+  [[nodiscard]] const char* rung() const { return whimbrel_session_rung(session_); }
   // The last thing the engine had to tell a person; empty: nothing so far.
   [[nodiscard]] std::string notice() const {
     char text[256] = "";

@@ -152,6 +152,7 @@ class Session {
                     "over_limit"_a = s.over_limit, "refused_pages"_a = s.refused_pages,
                     "device_errors"_a = s.device_errors, "load_errors"_a = s.load_errors);
   }
+  [[nodiscard]] std::string rung() const { return whimbrel_session_rung(get()); }
   [[nodiscard]] std::string notice() const {
     char text[256] = "";
     if (const int result = whimbrel_session_notice(get(), text, sizeof text); result < 0) raise_error(result);
@@ -232,6 +233,7 @@ PYBIND11_MODULE(_core, module) {
       .def("residency", &Session::residency)
       .def("stats", &Session::stats)
       .def("notice", &Session::notice)
+      .def("rung", &Session::rung)
       .def("use_for_numpy", [](const Session& session, std::size_t least, py::object keeper) {
         return use_for_numpy(session.handle(), least, std::move(keeper));
       });

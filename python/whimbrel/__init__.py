@@ -278,6 +278,11 @@ class Session:
         """Numbers: pages of 4096 bytes, bytes and nanoseconds, as their names say."""
         return self._core.stats()
 
+    @property
+    def rung(self) -> str:
+        """By which means memory is managed: ``"userfaultfd"``, or ``"guarded arenas"`` where that is not to be had."""
+        return self._core.rung()
+
     def notice(self) -> str:
         """The last thing the engine had to tell a person, or nothing."""
         return self._core.notice()

@@ -8,6 +8,7 @@
 #include "cli/options.h"
 #include "cli/preload_library.h"
 #include "cli/program.h"
+#include "linux/guarded_mmu.h"
 #include "linux/probe.h"
 #include "linux/reservation.h"
 
@@ -17,18 +18,25 @@ namespace {
 enum class Verdict : int { kUsable = 0, kRestricted = 1, kUnusable = 2 };
 
 bool is_rung(const ProbeRow& row) {
-  return row.id == ProbeId::kRungSystemCall || row.id == ProbeId::kRungDevice || row.id == ProbeId::kRungUserMode;
+  return row.id == ProbeId::kRungSystemCall || row.id == ProbeId::kRungDevice || row.id == ProbeId::kRungUserMode ||
+         row.id == ProbeId::kGuardedArenas;
 }
 
 // Rungs that are not used are alternatives: that one of them is missing costs nothing.
 bool is_lost(const ProbeRow& row) { return !row.works && row.weight == ProbeRow::Weight::kHelps && !is_rung(row); }
+
+// The one that a session would use.
+const char* chosen_rung(const ProbeReport& report) {
+  if (report.usable()) return rung_name(kRungs[report.ladder.chosen]);
+  return report.guarded ? GuardedMmu::name() : "";
+}
 
 bool can_run_programs(const ProbeReport& report) {
   return report.usable() && kRungs[report.ladder.chosen] != Rung::kUserModeOnly;
 }
 
 Verdict judge(const ProbeReport& report) {
-  if (!report.usable()) return Verdict::kUnusable;
+  if (!report.usable()) return report.guarded ? Verdict::kRestricted : Verdict::kUnusable;
   if (!can_run_programs(report)) return Verdict::kRestricted;
   for (const ProbeRow& row : report.rows) {
     if (is_lost(row)) return Verdict::kRestricted;
@@ -38,7 +46,10 @@ Verdict judge(const ProbeReport& report) {
 
 std::string verdict_text(const ProbeReport& report, Verdict verdict) {
   if (verdict == Verdict::kUnusable) return "whimbrel cannot work here";
-  const std::string rung = fmt::format(" (rung: {})", rung_name(kRungs[report.ladder.chosen]));
+  const std::string rung = fmt::format(" (rung: {})", chosen_rung(report));
+  if (!report.usable()) {
+    return "programs that open sessions work on guarded arenas, with restrictions; whimbrel run cannot be used" + rung;
+  }
   if (!can_run_programs(report)) {
     return "programs that use whimbrel's interface work with restrictions; whimbrel run cannot be used" + rung;
   }
@@ -89,7 +100,7 @@ nlohmann::ordered_json machine_json(const ProbeReport& report, Verdict verdict) 
   nlohmann::ordered_json out;
   out["verdict"] = kVerdicts[static_cast<int>(verdict)];
   out["run"] = can_run_programs(report);
-  out["rung"] = report.usable() ? rung_name(kRungs[report.ladder.chosen]) : "";
+  out["rung"] = chosen_rung(report);
   for (const ProbeRow& row : report.rows) {
     out["rows"].push_back({{"name", row.name},
                            {"works", row.works},

@@ -70,6 +70,17 @@ inline void deny_ioctl(unsigned long request, int error) {
   install(filter, 6);
 }
 
+// From now on madvise(..., advice) fails with `error`.
+inline void deny_advice(int advice, int error) {
+  sock_filter filter[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+                          BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 0, 3),
+                          BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 32),
+                          BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<std::uint32_t>(advice), 0, 1),
+                          BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | static_cast<std::uint32_t>(error)),
+                          BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+  install(filter, 6);
+}
+
 inline long sysctl_number(const char* path) {
   long value = -1;
   if (FILE* file = std::fopen(path, "re")) {

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "linux/guarded_mmu.h"
 #include "linux/mapping_news.h"
 #include "linux/sys.h"
 #include "linux/uapi.h"
@@ -134,6 +135,16 @@ class Prober {
       say(r, kTexts[i].good, kTexts[i].bad, kTexts[i].fix);
       if (report_.ladder.chosen == i) Detail(r).add("used");
     }
+    const Result<void> guarded = prove_guarded_arenas(memory_);
+    report_.guarded = guarded.has_value();
+    ProbeRow& g = row(ProbeId::kGuardedArenas, Weight::kHelps, GuardedMmu::name(), report_.guarded,
+                      guarded ? 0 : guarded.error().sys);
+    if (!guarded) Detail(g).add(guarded.error().where);
+    if (guarded && report_.ladder.chosen < 0) Detail(g).add("used");
+    say(g, "without userfaultfd: sessions manage memory that they allocate; system calls on away memory fail with EFAULT, "
+        "forked children inherit none of it, nothing can be adopted",
+        "sessions need userfaultfd: shared memory or signals are refused here",
+        "allow mmap, mprotect and madvise(MADV_REMOVE) of shared memory in the seccomp profile");
   }
 
   // Abilities of the rung that is used; of the best one that opens, when none can be used.

@@ -1,5 +1,5 @@
 // What this kernel lets this user do, as a table: every row is found out by doing the thing, not by reading a version
-// number. `whimbrel doctor` prints it; the ladder at its top is the one an engine climbs.
+// number. `whimbrel doctor` prints it; the ladder at its top is the one an engine climbs, and a session one rung further.
 //
 // Plain data with texts in fixed places: nothing here allocates or prints.
 #pragma once
@@ -19,6 +19,7 @@ enum class ProbeId : std::uint8_t {
   kRungSystemCall,
   kRungDevice,
   kRungUserMode,
+  kGuardedArenas,
   kMove,
   kKernelFaults,
   kWriteProtect,
@@ -55,14 +56,16 @@ struct ProbeRow {
 
 struct ProbeReport {
   ProbeRow rows[static_cast<std::size_t>(ProbeId::kCount)];
-  Ladder ladder;  // all three rungs proved
+  Ladder ladder;  // all three rungs of userfaultfd proved
+  bool guarded = false;  // and what is left without it
 
   [[nodiscard]] const ProbeRow& operator[](ProbeId id) const noexcept { return rows[static_cast<std::size_t>(id)]; }
-  // Whether an engine can be started here at all.
+  // Whether an engine that uses userfaultfd can be started here.
   [[nodiscard]] bool usable() const noexcept { return ladder.chosen >= 0; }
 };
 
-// Takes a few milliseconds. Opens and closes descriptors in the caller's table; leaves nothing behind.
+// Takes a few milliseconds. Opens and closes descriptors in the caller's table; leaves nothing
+// behind but a SIGSEGV handler that passes on what is not its own.
 [[nodiscard]] ProbeReport probe(MemorySource& memory) noexcept;
 
 }  // namespace whimbrel

@@ -75,15 +75,30 @@ TEST_F(Probe, OrdinaryUserIsToldWhatToAskFor) {
             0);
 }
 
-TEST_F(Probe, SandboxWithoutUserfaultfdIsUnusableAndSaysWhy) {
+TEST_F(Probe, SandboxWithoutUserfaultfdLeavesGuardedArenasAndSaysWhy) {
   EXPECT_EQ(test::in_child([&] {
               test::deny_call(SYS_userfaultfd, EPERM);
               test::deny_ioctl(uapi::kDevUserfaultfdNew, EPERM);
               const ProbeReport report = probe(memory_);
               if (report.usable() || report[ProbeId::kMove].works) return 1;
+              const ProbeRow& guarded = report[ProbeId::kGuardedArenas];
+              if (!report.guarded || !guarded.works || std::string(guarded.detail) != "used") return 3;
               const ProbeRow& user = report[ProbeId::kRungUserMode];
               return !user.works && user.sys == EPERM && std::string(user.fix).find("seccomp") != std::string::npos ? 0
                                                                                                                     : 2;
+            }),
+            0);
+}
+
+TEST_F(Probe, SandboxWithNeitherSaysSo) {
+  EXPECT_EQ(test::in_child([&] {
+              test::deny_call(SYS_userfaultfd, EPERM);
+              test::deny_ioctl(uapi::kDevUserfaultfdNew, EPERM);
+              test::deny_advice(MADV_REMOVE, EPERM);
+              const ProbeReport report = probe(memory_);
+              const ProbeRow& guarded = report[ProbeId::kGuardedArenas];
+              if (report.usable() || report.guarded || guarded.works) return 1;
+              return guarded.sys == EPERM && std::string(guarded.fix).find("MADV_REMOVE") != std::string::npos ? 0 : 2;
             }),
             0);
 }

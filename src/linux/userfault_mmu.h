@@ -26,13 +26,13 @@
 #include "base/memory_source.h"
 #include "base/mutex.h"
 #include "linux/descriptors.h"
+#include "linux/process_mmu.h"
 #include "linux/userfault.h"
 #include "linux/window_space.h"
-#include "port/mmu.h"
 
 namespace whimbrel {
 
-class UserfaultMmu final : public Mmu {
+class UserfaultMmu final : public ProcessMmu {
  public:
   struct Options {
     Visibility visibility = Visibility::kPrivate;
@@ -46,24 +46,26 @@ class UserfaultMmu final : public Mmu {
   [[nodiscard]] static Result<UserfaultMmu*> create(MemorySource& memory, const Options& options) noexcept;
   // On a thread that may use the descriptors.
   static void destroy(UserfaultMmu* mmu) noexcept;
+  void destroy() noexcept override { destroy(this); }
 
   [[nodiscard]] Rung rung() const noexcept { return rung_; }
+  [[nodiscard]] const char* rung_name() const noexcept override { return whimbrel::rung_name(rung_); }
   [[nodiscard]] const Descriptors& descriptors() const noexcept { return fds_; }
   // Where all windows are and will be: the pager must leave these pages alone.
-  [[nodiscard]] PageRange window_range() const noexcept { return windows_.range(); }
+  [[nodiscard]] PageRange window_range() const noexcept override { return windows_.range(); }
 
   // What the engine itself writes to with its lock held can lie in one mapping with memory of the program: watch() leaves
   // these pages out. At most four ranges, before the first watch().
   void never_watch(PageRange range) noexcept;
 
   // wait_for_message() also ends, without a message, when this descriptor of the engine is readable. -1: none.
-  void wait_also_for(int descriptor) noexcept { also_.store(descriptor, std::memory_order_relaxed); }
+  void wait_also_for(int descriptor) noexcept override { also_.store(descriptor, std::memory_order_relaxed); }
 
   // In a forked child while it has one thread: frees locks that a thread of the parent may have held.
-  void reset_after_fork() noexcept;
+  void reset_after_fork() noexcept override;
   // In a forked child, after reset_after_fork(): a fresh descriptor set, on the same rung or the next one that works.
   // The parent's descriptors are not used (shared ones are closed). Nothing is watched. Windows keep their contents.
-  [[nodiscard]] Result<void> reopen_in_child() noexcept;
+  [[nodiscard]] Result<void> reopen_in_child() noexcept override;
 
   // ---- Mmu -----------------------------------------------------------------------------------------------
   [[nodiscard]] Result<Mapping> mapping_at_or_above(PageIndex page) noexcept override;

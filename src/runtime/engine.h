@@ -29,8 +29,9 @@
 #include "linux/clock.h"
 #include "linux/identity.h"
 #include "linux/engine_threads.h"
+#include "linux/guarded_mmu.h"
 #include "linux/reservation.h"
-#include "linux/userfault_mmu.h"
+#include "linux/process_mmu.h"
 #include "migrate/fault.h"
 #include "pager/footprint.h"
 #include "pager/pager.h"
@@ -66,11 +67,17 @@ class Engine final : private Footprint {
   // memory stays as it is, and so must this object. With no thread inside.
   [[nodiscard]] Result<void> stop() noexcept;
   [[nodiscard]] HintQueue& hints() noexcept { return *hints_; }
+  // Null: memory is managed by userfaultfd. Else it manages nothing but the arenas that are made by this.
+  [[nodiscard]] GuardedMmu* guarded() noexcept { return guarded_; }
+  [[nodiscard]] const char* rung_name() const noexcept { return mmu_->rung_name(); }
+  [[nodiscard]] bool has_ended() const noexcept { return phase_.load(std::memory_order_acquire) == Phase::kOff; }
   [[nodiscard]] Pager& pager() noexcept { return *pager_; }
   // Pages in RAM whose last contents the device has as well do not count as stored.
   [[nodiscard]] DeviceStats device_stats() const noexcept;
   [[nodiscard]] const char* device_name() const noexcept { return device_->traits().name; }
   [[nodiscard]] const StatsSlot& statistics() const noexcept { return *slot_; }
+  // A message for people, from the session around the engine.
+  void tell(const char* text) const noexcept EXCLUDES(said_mutex_) { say(text); }
   // The last message for people, and how many there have been.
   [[nodiscard]] std::uint32_t last_said(char (&text)[248]) noexcept EXCLUDES(said_mutex_);
 
@@ -120,6 +127,7 @@ class Engine final : private Footprint {
   // ---- putting the pieces together, on the background thread (engine_assembly.cc) ----
   [[nodiscard]] Result<void> bring_up() noexcept;
   [[nodiscard]] Result<void> make_pieces() noexcept;
+  [[nodiscard]] Result<void> make_mmu() noexcept;
   [[nodiscard]] Result<DeviceHandle> make_the_device() noexcept;
   [[nodiscard]] Result<void> make_pager() noexcept;
   [[nodiscard]] Result<void> start_fault_thread() noexcept;
@@ -145,6 +153,7 @@ class Engine final : private Footprint {
 
   // ---- fork (engine_fork.cc) ----
   [[nodiscard]] ChildResult take_over_in_child() noexcept;
+  void end_in_child() noexcept;
   void wait_for_take_over() noexcept;
   [[nodiscard]] ChildResult bring_home_by_hand() noexcept;
   void go_on_unmanaged_or_stop(ChildResult result) const noexcept;
@@ -179,7 +188,8 @@ class Engine final : private Footprint {
   Event nudge_;               // ends the wait of the waiting phase early
 
   // Made by bring_up(), constant afterwards, inherited by children.
-  UserfaultMmu* mmu_ = nullptr;
+  ProcessMmu* mmu_ = nullptr;
+  GuardedMmu* guarded_ = nullptr;  // the same, where it is one
   AddressSpace* space_ = nullptr;
   SwitchDevice* device_ = nullptr;
   Pager* pager_ = nullptr;

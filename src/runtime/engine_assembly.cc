@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "linux/sys.h"
+#include "linux/userfault_mmu.h"
 #include "runtime/engine.h"
 
 namespace whimbrel {
@@ -33,16 +34,11 @@ Result<void> Engine::make_pieces() noexcept {
   if (!store_.range().empty()) return fail(Errc::kInvalid);  // brought up once
   if (const Result<void> opened = tables_.open({}); !opened) return opened;
   if (const Result<void> opened = store_.open({.huge_pages = true}); !opened) return opened;
-  UserfaultMmu::Options options;
-  options.visibility = Visibility::kPrivate;
-  options.allow_user_mode_only = false;  // the program's system calls would fail on memory that is away
-  const Result<UserfaultMmu*> mmu = UserfaultMmu::create(tables_, options);
-  if (!mmu) return std::unexpected(mmu.error());
-  mmu_ = *mmu;
+  if (const Result<void> made = make_mmu(); !made) return made;
   const Result<AddressSpace*> space = AddressSpace::create(*mmu_, tables_, clock_, AddressSpace::Config{});
   if (!space) {
-    UserfaultMmu::destroy(mmu_);
-    mmu_ = nullptr;
+    mmu_->destroy();
+    mmu_ = guarded_ = nullptr;
     return std::unexpected(space.error());
   }
   space_ = *space;
@@ -51,6 +47,28 @@ Result<void> Engine::make_pieces() noexcept {
   const Result<SwitchDevice*> made = SwitchDevice::create(tables_, std::move(*device));
   if (!made) return std::unexpected(made.error());
   device_ = *made;
+  return {};
+}
+
+// The ladder. A program that knows of sessions can keep its system calls off memory that is away; one that was only started by
+// us cannot.
+Result<void> Engine::make_mmu() noexcept {
+  Error refused{Errc::kNotPermitted, 0, "userfaultfd"};
+  if (settings_.rung != Settings::Rung::kGuarded) {
+    UserfaultMmu::Options options;
+    options.visibility = Visibility::kPrivate;
+    options.allow_user_mode_only = !settings_.whole_process && settings_.rung == Settings::Rung::kBest;
+    const Result<UserfaultMmu*> mmu = UserfaultMmu::create(tables_, options);
+    if (mmu) {
+      mmu_ = *mmu;
+      return {};
+    }
+    refused = mmu.error();
+  }
+  if (settings_.whole_process || settings_.rung == Settings::Rung::kUserfaultfd) return std::unexpected(refused);
+  const Result<GuardedMmu*> mmu = GuardedMmu::create(tables_, {});
+  if (!mmu) return std::unexpected(settings_.rung == Settings::Rung::kGuarded ? mmu.error() : refused);
+  mmu_ = guarded_ = *mmu;
   return {};
 }
 
@@ -73,7 +91,7 @@ Result<void> Engine::make_pager() noexcept {
   PagerConfig config;
   config.ram_bytes = settings_.ram_bytes;
   config.total_bytes = settings_.total_bytes;
-  config.huge_pages = settings_.huge_pages;
+  config.huge_pages = settings_.huge_pages && guarded_ == nullptr;
   config.stats = &slot_->pager;
   config.footprint = this;
   config.events = event_file_ ? &events_ : nullptr;

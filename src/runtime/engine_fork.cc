@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "linux/guard_signal.h"
 #include "linux/sys.h"
 #include "runtime/engine.h"
 
@@ -24,7 +25,7 @@ void Engine::after_fork_in_parent() noexcept {
   if (phase == Phase::kOff) return;
   if (phase == Phase::kRunning) {
     device_->after_fork_in_parent();
-    pager_->mark_shared_after_fork();
+    if (guarded_ == nullptr) pager_->mark_shared_after_fork();
     pager_->unpark();
   }
   bring_up_gate_.open();
@@ -47,6 +48,7 @@ void Engine::after_fork_in_child() noexcept {
   threads_->forget_after_fork();
   events_.detach();
   open_slot();
+  if (guarded_ != nullptr) return end_in_child();
   if (phase == Phase::kRunning) {
     mmu_->reset_after_fork();
     mmu_->wait_also_for(-1);
@@ -72,6 +74,15 @@ void Engine::after_fork_in_child() noexcept {
     wait_for_take_over();
   }
   if (has_device) device_->drop_carried();
+}
+
+// Arenas are shared memory, which a child of a fork does not get: there is nothing here that an engine could serve.
+void Engine::end_in_child() noexcept {
+  guard_signal::forget_in_child();
+  mmu_->reset_after_fork();
+  background_thread_ = -1;
+  slot_->mode.store(EngineMode::kUnmanaged, std::memory_order_relaxed);
+  give_up({Errc::kGone, 0, "a forked child has nothing of guarded arenas"});
 }
 
 // On the child's background thread: fresh descriptors, everything away watched again, tables put right.

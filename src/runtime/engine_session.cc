@@ -108,7 +108,8 @@ bool Engine::take_apart() noexcept {
   AddressSpace::destroy(space_);
   SwitchDevice::destroy(device_);
   device_ = nullptr;
-  UserfaultMmu::destroy(mmu_);
+  mmu_->destroy();
+  mmu_ = guarded_ = nullptr;
   give_up({Errc::kGone, 0, "stopped"});
   return true;
 }

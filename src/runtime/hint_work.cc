@@ -102,9 +102,13 @@ HintQueue::Step HintQueue::evict(Order& order, Pager& pager) noexcept {
 bool HintQueue::make_room(Pager& pager, std::uint64_t pages) noexcept {
   const std::uint64_t most = pager.resident_limit().raw();
   if (most == kNoLimit) return true;
-  const std::uint64_t now = pager.resident().raw();
-  if (now + pages <= most) return true;
-  (void)pager.evict(PageCount(now + pages - most + std::min(kRoomAhead, most / 16)));
+  // What one eviction has freed, other threads of the program may have filled before it is looked at.
+  constexpr int kTries = 8;
+  for (int tries = 0; tries < kTries; ++tries) {
+    const std::uint64_t now = pager.resident().raw();
+    if (now + pages <= most) return true;
+    (void)pager.evict(PageCount(now + pages - most + std::min(kRoomAhead, most / 16)));
+  }
   return pager.resident().raw() + pages <= pager.resident_limit().raw();
 }
 

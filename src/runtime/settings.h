@@ -9,6 +9,10 @@
 //   WHIMBREL_EVENTS   path of the event file (event_file.h); absent: no events are recorded
 //   WHIMBREL_HUGE_PAGES  0: streams of the program are not given 2 MiB pages; absent or anything else: they are
 //
+// And a variable for programs that open sessions:
+//
+//   WHIMBREL_RUNG     guarded: as where userfaultfd is not to be had; userfaultfd: an error rather than that; absent: the best
+//
 // A process without WHIMBREL_RAM and WHIMBREL_TOTAL is left alone.
 #pragma once
 
@@ -23,6 +27,7 @@ inline constexpr const char* kEnvDeviceProcess = "WHIMBREL_DEVICE_PROCESS";
 inline constexpr const char* kEnvStats = "WHIMBREL_STATS";
 inline constexpr const char* kEnvEvents = "WHIMBREL_EVENTS";
 inline constexpr const char* kEnvHugePages = "WHIMBREL_HUGE_PAGES";
+inline constexpr const char* kEnvRung = "WHIMBREL_RUNG";
 
 // Copies, since the program may overwrite its environment and its memory may be away when we look.
 struct Settings {
@@ -31,6 +36,9 @@ struct Settings {
   // False: only what the program names is managed, from the start on; for programs that use the engine knowingly.
   bool whole_process = true;
   bool huge_pages = true;
+  // Sessions only: the way memory is managed. kBest: the first that works; kUserfaultfd: none that system calls would notice.
+  enum class Rung : std::uint8_t { kBest, kUserfaultfd, kGuarded };
+  Rung rung = Rung::kBest;
   char device[1280] = {};
   char device_process[160] = {};
   char stats[512] = {};

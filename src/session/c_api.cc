@@ -116,6 +116,8 @@ int whimbrel_session_get_stats(whimbrel_session* session, whimbrel_session_stats
   return 0;
 }
 
+const char* whimbrel_session_rung(whimbrel_session* session) { return session == nullptr ? nullptr : session->rung(); }
+
 int whimbrel_session_notice(whimbrel_session* session, char* text, std::size_t room) {
   if (session == nullptr || text == nullptr || room == 0)
     return complain(EINVAL, "whimbrel_session_notice: no place for the text");

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "capi/complain.h"
+#include "linux/guard_signal.h"
 #include "linux/sys.h"
 #include "session/session.h"
 
@@ -22,7 +23,7 @@ void* address_of(PageRange range) noexcept { return reinterpret_cast<void*>(rang
 
 // Addresses aligned to 2 MiB, with an inaccessible page at either end: so it is a mapping of its own whatever its
 // neighbours are.
-Result<PageRange> map_arena(std::uint64_t bytes) noexcept {
+Result<PageRange> map_private(std::uint64_t bytes) noexcept {
   constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
   const std::uint64_t whole = bytes + 2 * kHugeSize;
   const Result<void*> mapped = sys::mmap(nullptr, whole, PROT_NONE, kFlags);
@@ -40,7 +41,17 @@ Result<PageRange> map_arena(std::uint64_t bytes) noexcept {
   return std::unexpected(opened.error());
 }
 
+int not_in_a_child(const char* what) noexcept {
+  return capi::complain_because(ESRCH, what, "without userfaultfd a forked child inherits nothing of a session",
+                                "open a session in the child, or fork before it is opened");
+}
+
 }  // namespace
+
+Result<PageRange> whimbrel_session::map_arena(std::uint64_t bytes) noexcept {
+  GuardedMmu* const guarded = engine_.guarded();
+  return guarded == nullptr ? map_private(bytes) : guarded->map_arena(bytes);
+}
 
 // With the pages around it.
 void whimbrel_session::unmap_arena(PageRange arena) noexcept {
@@ -60,13 +71,18 @@ int whimbrel_session::new_arena_locked(PageCount least) noexcept {
   if (!arena) return complain(arena.error(), kWhat, "see `ulimit -v` and vm.overcommit_memory");
   const Result<HintResult> managed = ask(HintKind::kManage, *arena);
   if (managed && ledger_.add_arena(*arena)) return 0;
-  unmap_arena(*arena);
+  if (engine_.guarded() == nullptr) unmap_arena(*arena);  // else it goes with the engine
   return managed ? complain(ENOMEM, kWhat) : complain(managed.error(), "whimbrel_allocate");
 }
 
 int whimbrel_session::allocate(std::size_t bytes, void** out) noexcept {
   if (bytes == 0) return complain(EINVAL, "whimbrel_allocate: 0 bytes");
+  if (was_left_by_fork()) return not_in_a_child("whimbrel_allocate");
   if (bytes > kLargestArena * 64) return complain(ENOMEM, "whimbrel_allocate: no addresses for so much memory");
+  if (engine_.guarded() != nullptr && !guard_signal::is_first() && !told_of_handler_.exchange(true)) {
+    engine_.tell("another handler of SIGSEGV has been installed over whimbrel's: unless it passes on what it does not know, touches of "
+                 "memory that is away end there; next: install it before the first session is opened");
+  }
   const PageCount pages = PageCount::from_bytes_rounded_up(bytes);
   const std::uint64_t align = bytes >= kHugeSize ? kPagesPerHuge : 1;
   MutexLock hold(mutex_);
@@ -104,7 +120,10 @@ void whimbrel_session::free(void* memory) noexcept {
 }
 
 int whimbrel_session::discard(PageRange range) noexcept {
-  const Result<void> gone = sys::madvise(address_of(range), range.count.bytes(), MADV_DONTNEED);
+  if (was_left_by_fork()) return not_in_a_child("whimbrel_discard");
+  GuardedMmu* const guarded = engine_.guarded();
+  const Result<void> gone = guarded == nullptr ? sys::madvise(address_of(range), range.count.bytes(), MADV_DONTNEED)
+                                               : guarded->discard(range);
   if (!gone) return complain(gone.error(), "whimbrel_discard", "unlock the memory first");
   // Until it has heard that the pages are gone, the engine does not dare to move new ones out of there.
   const Result<HintQueue::Ticket> ticket = engine_.hints().submit(HintKind::kDiscarded, range);
@@ -138,6 +157,10 @@ bool whimbrel_session::is_manageable(PageRange range) noexcept {
 
 int whimbrel_session::adopt(PageRange range) noexcept {
   constexpr const char* kWhat = "whimbrel_adopt";
+  if (engine_.guarded() != nullptr) {
+    return complain(EOPNOTSUPP, "whimbrel_adopt: without userfaultfd only memory of whimbrel_allocate() can be managed",
+                    "allocate it, or see `whimbrel doctor` for how to get userfaultfd");
+  }
   MutexLock hold(mutex_);
   if (ledger_.overlaps_known(range)) {
     return complain(EINVAL, "whimbrel_adopt: a part of it belongs to the session already");

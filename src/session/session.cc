@@ -7,12 +7,14 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <string>
 #include <string_view>
 
 #include "capi/complain.h"
+#include "linux/guard_signal.h"
 #include "linux/sys.h"
 #include "runtime/relied_on.h"
 
@@ -56,6 +58,21 @@ using session::session_list;
 
 namespace {
 
+// How to manage memory: the environment may ask for less than the best.
+int choose_rung(Settings& settings) noexcept {
+  const char* const asked = std::getenv(kEnvRung);
+  if (asked == nullptr || *asked == 0) return 0;
+  const std::string_view name = asked;
+  if (name == "userfaultfd") {
+    settings.rung = Settings::Rung::kUserfaultfd;
+  } else if (name == "guarded") {
+    settings.rung = Settings::Rung::kGuarded;
+  } else {
+    return capi::complain_because(EINVAL, "whimbrel_session_open", "no such WHIMBREL_RUNG", "\"userfaultfd\", \"guarded\", or unset it");
+  }
+  return 0;
+}
+
 int check_budget(const char* what, std::uint64_t ram, std::uint64_t total) noexcept {
   if (ram == 0 && total == 0) return complain(EINVAL, what, "set ram_bytes, total_bytes or both");
   for (const std::uint64_t limit : {ram, total}) {
@@ -97,6 +114,7 @@ int whimbrel_session::open(const whimbrel_session_options& options, whimbrel_ses
   settings.ram_bytes = options.ram_bytes;
   settings.total_bytes = options.total_bytes;
   settings.whole_process = false;
+  if (const int bad = choose_rung(settings); bad != 0) return bad;
   const char* device = options.device != nullptr ? options.device : "zstd";
   if (std::strlen(device) >= sizeof settings.device)
     return complain(EINVAL, "whimbrel_session_open: too long a device");
@@ -135,7 +153,11 @@ int whimbrel_session::open(const whimbrel_session_options& options, whimbrel_ses
   made->total_bytes_.store(options.total_bytes);
   for_each_relied_on([](void* engine, PageRange range) { static_cast<Engine*>(engine)->forbid(range); },
                      &made->engine_);
-  const Result<void> started = made->engine_.start_session(settings);
+  Result<void> started = made->engine_.start_session(settings);
+  if (started && made->engine_.guarded() != nullptr) {
+    started = guard_signal::install();
+    if (!started) (void)made->engine_.stop();
+  }
   if (!started) {
     char said[248] = "";
     const bool told = made->engine_.last_said(said) != 0;
@@ -173,10 +195,11 @@ int whimbrel_session::close(whimbrel_session* session) noexcept {
     if (const int bad = session->release(adopted); bad != 0) return bad;
   }
   MutexLock hold(list.mutex);
+  const bool has_own_arenas = session->engine_.guarded() == nullptr;  // guarded ones go with their engine
   const Result<void> stopped = session->engine_.stop();
   const bool has_ended = !stopped && stopped.error().code == Errc::kGone;
   if (!stopped && !has_ended) return complain(stopped.error(), "whimbrel_session_close");
-  {
+  if (has_own_arenas) {
     MutexLock hold_it(session->mutex_);
     session->ledger_.for_each_arena([](PageRange arena) { unmap_arena(arena); });
   }

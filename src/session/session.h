@@ -48,6 +48,8 @@ struct whimbrel_session {
   [[nodiscard]] int set_budget(std::uint64_t ram, std::uint64_t total) noexcept;
 
   [[nodiscard]] whimbrel::Engine& engine() noexcept { return engine_; }
+  // By which means its memory is managed. Static text.
+  [[nodiscard]] const char* rung() noexcept { return engine_.rung_name(); }
 
   // ---- fork (session_fork.cc) ----
   static void before_fork() noexcept;
@@ -58,7 +60,10 @@ struct whimbrel_session {
   whimbrel_session() noexcept = default;
   ~whimbrel_session() = default;
   static void destroy(whimbrel_session* session) noexcept;
+  [[nodiscard]] whimbrel::Result<whimbrel::PageRange> map_arena(std::uint64_t bytes) noexcept;
   static void unmap_arena(whimbrel::PageRange arena) noexcept;
+  // A forked child of a session on guarded arenas has neither memory nor engine.
+  [[nodiscard]] bool was_left_by_fork() noexcept { return engine_.guarded() != nullptr && engine_.has_ended(); }
   [[nodiscard]] int new_arena_locked(whimbrel::PageCount least) noexcept REQUIRES(mutex_);
   [[nodiscard]] bool is_manageable(whimbrel::PageRange range) noexcept;
 
@@ -66,6 +71,7 @@ struct whimbrel_session {
   whimbrel::Engine engine_;
   std::atomic<std::uint64_t> ram_bytes_{0}, total_bytes_{0};
   std::atomic<bool> advised_{false};  // some range has been given advice
+  std::atomic<bool> told_of_handler_{false};
 
   whimbrel::Mutex mutex_;
   whimbrel::session::Ledger ledger_ GUARDED_BY(mutex_);

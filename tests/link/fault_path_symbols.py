@@ -28,6 +28,7 @@ CIPHER = "libsodium's primitives on the caller's memory; no key is kept by the l
 LIBC_THREADS = "threads of libc, for programs that link the engine knowingly: started and joined by the program's own threads"
 BY_FILE = {
     "clock.cc": {"clock_gettime": "answered in user space for this clock; never fails and so leaves errno alone"},
+    "guard_signal.cc": {"sigaction": "async-signal-safe; libc's, so that sanitizers know of the handler"},
     "identity.cc": {"strncmp": "compares bytes"},
     "raw_engine_threads.cc": {"dl_iterate_phdr": "when threads are started, on the program's own thread"},
     "relied_on.cc": {"dl_iterate_phdr": "when the engine is set up, on the program's own thread"},

@@ -1,6 +1,5 @@
 #!/usr/bin/python3
-"""A program that opens a session is told so when it was started by `whimbrel run`, whose budget covers all its memory; and one
-without userfaultfd is told where to look.
+"""A program that opens a session is told so when it was started by `whimbrel run`, whose budget covers all its memory.
 
   under_run_test.py --build BUILD
 """
@@ -24,12 +23,6 @@ class Refusals(unittest.TestCase):
         text = self.refusal(BUILD / "bin" / "whimbrel", "run", "--ram", "64M", "--quiet", "--", BUILD / "examples" / "larger_than_ram_c")
         self.assertIn("whimbrel_session_open (EBUSY: this program runs under `whimbrel run`", text)
         self.assertIn("next: start it without `whimbrel run`", text)
-
-    def test_without_userfaultfd(self):
-        for mode in ("all", "missing", "kernel-faults"):
-            text = self.refusal(BUILD / "tests" / "without-userfaultfd", mode, BUILD / "examples" / "larger_than_ram_cpp")
-            self.assertRegex(text, r"whimbrel_session_open \((EPERM|ENOSYS|EOPNOTSUPP)", mode)
-            self.assertIn("whimbrel doctor", text)
 
 
 if __name__ == "__main__":
