@@ -53,7 +53,7 @@ class Page {
   void init_head(unsigned order) noexcept {
     CHECK(refs() == 0, "initialising a page in use");
     mapping_.store(0, std::memory_order_relaxed);
-    flags_.store(kLocked | (order << kOrderShift), std::memory_order_relaxed);
+    flags_.store(kLocked | kAllocated | (order << kOrderShift), std::memory_order_relaxed);
     refs_.store(1, std::memory_order_release);
   }
   void init_tail() noexcept {
@@ -64,10 +64,15 @@ class Page {
   // Splitting: a tail becomes a folio of its own with `refs` references, locked or not; the head becomes order 0.
   void split_off(std::uint32_t refs, bool locked) noexcept {
     const std::uint32_t kept = flags_.load(std::memory_order_relaxed) & ~kOwnFlags;
-    flags_.store(kept | (locked ? kLocked : 0u), std::memory_order_relaxed);
+    flags_.store(kept | kAllocated | (locked ? kLocked : 0u), std::memory_order_relaxed);
     refs_.store(refs, std::memory_order_release);
   }
   void become_order_0() noexcept { flags_.fetch_and(~(15u << kOrderShift), std::memory_order_acq_rel); }
+
+  // ---- whether its owner has it: a head's, from init_head() until the owner has taken the folio back and says so. A page
+  // without references may be on its way there; in a forked child nobody brings it any more. ----
+  [[nodiscard]] bool is_allocated() const noexcept { return (flags_.load(std::memory_order_acquire) & kAllocated) != 0; }
+  void mark_free() noexcept { flags_.fetch_and(~kAllocated, std::memory_order_acq_rel); }
 
   // ---- 16 bits of the page's owner, about an allocated folio: its head's, kept until the folio is made anew ----
   [[nodiscard]] std::uint16_t owner_bits() const noexcept {
@@ -83,7 +88,7 @@ class Page {
   // In a forked child: locks and references of the parent's threads are void. First every head is reset, then each slot
   // that maps the folio gives it its reference again.
   void reset_after_fork(unsigned order, std::uint32_t refs) noexcept {
-    const std::uint32_t kept = flags_.load(std::memory_order_relaxed) & ~kOwnFlags;
+    const std::uint32_t kept = flags_.load(std::memory_order_relaxed) & (~kOwnFlags | kAllocated);
     flags_.store(kept | (order << kOrderShift), std::memory_order_relaxed);
     refs_.store(refs, std::memory_order_relaxed);
   }
@@ -98,6 +103,7 @@ class Page {
  private:
   static constexpr std::uint32_t kLocked = 1u << 0;
   static constexpr std::uint32_t kTail = 1u << 1;
+  static constexpr std::uint32_t kAllocated = 1u << 2;
   static constexpr unsigned kOrderShift = 4;
   static constexpr unsigned kOwnerShift = 16;
   static constexpr std::uint32_t kOwnFlags = (std::uint32_t{1} << kOwnerShift) - 1;

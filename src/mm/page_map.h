@@ -71,6 +71,8 @@ class PageMap {
   [[nodiscard]] std::uint64_t pages_in_use() const noexcept { return in_use_.load(std::memory_order_acquire); }
   void note_freed(unsigned order) noexcept { in_use_.fetch_sub(std::uint64_t{1} << order, std::memory_order_acq_rel); }
   [[nodiscard]] std::size_t metadata_bytes() const noexcept;
+  // In a forked child: the parent's threads may have been about to count.
+  void set_pages_in_use(std::uint64_t pages) noexcept { in_use_.store(pages, std::memory_order_relaxed); }
   void reset_after_fork() noexcept { mutex_.reset_after_fork(); }
 
   // A map that is no longer known stays in memory until its address space goes: whoever looked it up a moment ago, on the

@@ -22,6 +22,7 @@ void Evacuation::begin(DeviceSlot first, std::uint64_t slots, std::uint32_t unit
   at_ = core_.map->first();
   moved_in_pass_ = 0;
   next_ = pause_ = 0;
+  copies_given_up_ = false;
   core_.used_first.store(used_first_.raw(), std::memory_order_relaxed);
   core_.used_end.store(used_end_.raw(), std::memory_order_relaxed);
 }
@@ -37,7 +38,7 @@ std::int64_t Evacuation::step() noexcept {
   if (now < next_) return next_ - now;
   PageMap& map = *core_.map;
   const Pfn end = map.first() + map.count();
-  if (at_ == map.first()) (void)core_.drop_copies(true);  // copies elsewhere that pages in RAM still have
+  if (!copies_given_up_) copies_given_up_ = give_up_copies();
   LaneLease lane(core_, LaneLease::Who::kOther, MoveCause::kEvacuation);
   for (int groups = 0; groups < kGroupsAtOnce;) {
     at_ = map.next_known(at_);
@@ -62,6 +63,15 @@ std::int64_t Evacuation::step() noexcept {
   moved_in_pass_ = 0;
   at_ = map.first();
   return pause_;
+}
+
+// Copies elsewhere that pages in RAM still have; there will be no others (Fetch::keep_copies). The background thread drops them.
+bool Evacuation::give_up_copies() noexcept {
+  const GateSection change(core_.tables);
+  if (!change) return false;  // a fork is under way
+  MutexLock hold(core_.mutex);
+  core_.copies.drop_all();
+  return true;
 }
 
 bool Evacuation::is_used(Pfn first, PageCount pages) const noexcept {

@@ -37,6 +37,7 @@ class Evacuation {
   void choose(std::size_t pages, Lane& lane) noexcept;
   void read(Pfn first, std::size_t pages, Lane& lane) noexcept;
   void store(std::size_t pages, Lane& lane) noexcept;
+  [[nodiscard]] bool give_up_copies() noexcept;
   [[nodiscard]] bool is_used(Pfn first, PageCount pages) const noexcept;
 
   PagerCore& core_;
@@ -45,6 +46,7 @@ class Evacuation {
   Pfn at_;                        // where this pass is
   std::uint64_t moved_in_pass_ = 0, moved_ = 0;
   std::int64_t next_ = 0, pause_ = 0;
+  bool copies_given_up_ = false;
 };
 
 }  // namespace whimbrel

@@ -191,6 +191,7 @@ class LivePager {
     command(Command::kReplaceDevice);
     ASSERT_FALSE(failed_) << spec;
   }
+  std::uint64_t stored_pages() { return device_->stats().stored_pages; }
   std::uint64_t leaving_pages() { return switch_->leaving().stored_pages; }
   std::uint32_t leaving_devices() { return switch_->leaving().devices; }
   Mmu& mmu() { return *mmu_; }

@@ -143,14 +143,8 @@ void PagerCore::reset_in_child(PagerStats* stats_of_child) noexcept {
     huge_units.clear();
     unmapping = {};
     policy->reset();
-    // The engine's references are in the child what they were, but for those of the parent's threads.
-    copies.review([this](PageIndex page, Pfn pfn) {
-      if (space.entry(page).pfn() == pfn) return false;  // was on its way home, and has not come
-      map->find(pfn)->reset_after_fork(0, 1);
-      map->find(pfn)->clear_mapping();
-      return true;
-    });
   }
+  reclaim_in_child();
   fetch_streams.reset();
   hole_streams.reset();
   // Nothing is watched but what is away; the first steps count anew and decide whether more has to be.
@@ -164,22 +158,6 @@ void PagerCore::reset_in_child(PagerStats* stats_of_child) noexcept {
   spare_unit.reset_in_child();
   no_room_until.store(0, std::memory_order_relaxed);
   evict_pause = next_evict = next_step = 0;
-}
-
-void PagerCore::release(Pfn head, unsigned order) noexcept {
-  // The device's own gate closes after this one: whoever is let in here is let in there as well.
-  const GateSection change(tables);
-  if (change) {
-    device.release(slot_of(head), 1u << order);
-  } else {
-    freed.push(*map, head);
-  }
-}
-
-void PagerCore::release_kept() noexcept {
-  if (freed.empty()) return;
-  const GateSection change(tables);
-  if (change) freed.drain(*map, [this](Pfn head, unsigned order) { device.release(slot_of(head), 1u << order); });
 }
 
 bool PagerCore::assign_destinations(Lane& lane) noexcept {

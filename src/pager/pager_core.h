@@ -112,6 +112,8 @@ class PagerCore {
   // Gives slots back to the device, or keeps them until a fork is over. Never waits for the program.
   void release(Pfn head, unsigned order) noexcept;
   void release_kept() noexcept;
+  // In a forked child: what no slot of the page table and no kept copy stands for.
+  void reclaim_in_child() noexcept;
 
   // Makes what the lane's operations have stored the destinations of its entries; gives back the rest. False: something could
   // not be stored, which has been counted and told.
@@ -273,6 +275,11 @@ class PagerCore {
   std::uint32_t lone_faults = 0;  // in a row that continued no stream, beside their faulter
 
  private:
+  // Folios that the device has given and not got back.
+  template <class F>
+  void for_each_folio(F f) noexcept;
+  [[nodiscard]] bool stands_for_something(Pfn head, unsigned order) noexcept;
+  void give_back(Pfn head, unsigned order) noexcept;
   [[nodiscard]] BudgetInputs budget_inputs() noexcept;
   // What to try next, with the mutex held: what came in since a fork, else what the policy says.
   EvictionPolicy::Choice choose_locked(PageCount want, Effort effort, PageRange* victim) noexcept REQUIRES(mutex);

@@ -67,6 +67,41 @@ TEST(PagerLive, ForkedChildrenReadEverythingAndPageOn) {
   live.stop();
 }
 
+// Whatever threads of the parent were in the middle of: nothing on the device stays behind that no page stands for.
+TEST(PagerLive, ForkedChildrenCanEmptyTheDevice) {
+  NEEDS_RAW_THREADS();
+  LiveOptions options = with_ram(12 * kMiB);
+  options.spec = "zstd";
+  LivePager& live = LivePager::start(options);
+  ProgramMemory memory(24 * kMiB);
+  for (std::size_t i = 0; i < memory.pages(); ++i) memory.write(i, 1);
+  std::atomic<bool> stop{false};
+  std::atomic<std::uint64_t> wrong{0};
+  std::vector<std::thread> readers;
+  for (unsigned seed = 1; seed <= 2; ++seed) {
+    readers.emplace_back([&, seed] {
+      std::minstd_rand random(seed);
+      while (!stop) wrong += memory.wrong_words(random() % memory.pages(), 1);
+    });
+  }
+  for (int round = 0; round < 40; ++round) {
+    usleep(static_cast<unsigned>(round) * 397 % 5000);
+    const pid_t child = live.fork();
+    if (child == 0) {
+      live.command(Command::kBringAllHome);
+      if (live.last_command_failed()) _exit(1);
+      _exit(live.stored_pages() == 0 ? 0 : 2);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "round " << round << ", status " << status;
+  }
+  stop = true;
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_EQ(wrong.load(), 0u);
+  live.stop();
+}
+
 // What is shared is passed over, what a child leaves behind is claimed: faults after a fork cost what they always do.
 TEST(PagerLive, SharedPagesAreNotTriedAgainAndAgain) {
   NEEDS_RAW_THREADS();
