@@ -4,11 +4,11 @@ _whimbrel() {
   local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]-} i
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
-    mapfile -t COMPREPLY < <(compgen -W "run doctor top budget device replay report map --help --version" -- "$current")
+    mapfile -t COMPREPLY < <(compgen -W "run watch doctor top budget device replay report map --help --version" -- "$current")
     return
   fi
   case "$command" in
-    run)
+    run | watch)
       # Behind "--" stands another program's command line.
       for ((i = 2; i < COMP_CWORD; i++)); do
         if [ "${COMP_WORDS[i]}" = -- ]; then
@@ -22,7 +22,7 @@ _whimbrel() {
         --device) mapfile -t COMPREPLY < <(compgen -W "zstd lz4 ram file: nbd: chain: mirror:" -- "$current") ;;
         --stats | --events) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
         --ram | --total) mapfile -t COMPREPLY < <(compgen -W "64M 256M 1G 4G" -- "$current") ;;
-        *) mapfile -t COMPREPLY < <(compgen -W "--ram --total --device --json --stats --events --sample-stacks --watchdog --no-huge-pages --quiet --help --" -- "$current") ;;
+        *) mapfile -t COMPREPLY < <(compgen -W "$([ "$command" = run ] && echo --ram --total --device --no-huge-pages) --json --stats --events --sample-stacks --watchdog --quiet --help --" -- "$current") ;;
       esac
       ;;
     top)

@@ -2,7 +2,7 @@
 # zsh completion for whimbrel
 
 _whimbrel() {
-  local -a commands=('run:run a program within a memory budget' 'doctor:tell what whimbrel can do on this machine'
+  local -a commands=('run:run a program within a memory budget' 'watch:run a program that opens sessions, and look at them' 'doctor:tell what whimbrel can do on this machine'
     'top:show running programs' 'budget:show or change the budget of a run' 'device:show or change the device of a run' 'replay:tell how a recorded run would have done with other budgets'
     'report:make one HTML page of a recorded run' 'map:show the memory of a process, or of a recorded run')
   if (( CURRENT == 2 )); then
@@ -25,6 +25,17 @@ _whimbrel() {
         '--sample-stacks=-[tell which places in the code wait for memory, by 1 in N faults]::N:(16 64 256)' \
         '--watchdog[seconds until a stuck engine is reported, 0 never]:seconds:(5 20 60 0)' \
         '--no-huge-pages[do not give streams 2 MiB pages]' \
+        '(-q --quiet)'{-q,--quiet}'[print no summary]' \
+        '(-h --help)'{-h,--help}'[help]' \
+        '*::program:_normal'
+      ;;
+    watch)
+      _arguments \
+        '--json[print the summary as JSON]' \
+        '--stats[also write the summary to this file]:file:_files' \
+        '--events[write each move of pages to this file]:file:_files' \
+        '--sample-stacks=-[tell which places in the code wait for memory, by 1 in N faults]::N:(16 64 256)' \
+        '--watchdog[seconds until a stuck engine is reported, 0 never]:seconds:(5 20 60 0)' \
         '(-q --quiet)'{-q,--quiet}'[print no summary]' \
         '(-h --help)'{-h,--help}'[help]' \
         '*::program:_normal'

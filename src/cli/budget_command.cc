@@ -79,6 +79,7 @@ int budget_command(const BudgetOptions& options) {
   if (!run) {
     return complain(kExitUsage, fmt::format("process {} is no run of whimbrel, nor in one", options.pid), "whimbrel top --once shows those there are");
   }
+  if (run->is_watch()) return complain(kExitUsage, fmt::format("process {}: {}", options.pid, kSessionsOwn), std::string(kChangeSessions));
   Limits limits{run->ram_limit_bytes, run->total_limit_bytes};
   if (const int bad = read_change("--ram", options.ram, options.ram_given, &limits.ram)) return bad;
   if (const int bad = read_change("--total", options.total, options.total_given, &limits.total)) return bad;

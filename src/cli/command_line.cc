@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "cli/config_file.h"
+#include "cli/help_texts.h"
 #include "cli/limits.h"
 #include "cli/options.h"
 
@@ -16,108 +17,15 @@ namespace {
 
 constexpr const char* kVersion = "whimbrel " WHIMBREL_VERSION;
 
-constexpr const char* kRunFooter = R"(
-Sizes are bytes, or a number with K, M, G or T (powers of 1024): 64M, 1.5G.
-Without --ram, --total is split between resident pages and store as the data compresses; without both, half of the memory that is available now.
-Without --total, only uncompressed memory is limited: the store grows as it must.
-
-The summary goes to standard error when the program has ended. whimbrel ends the way the program did: with its exit
-status, or by its signal. Its own: 2 bad command line, 125 whimbrel cannot work here, 126 the program cannot be managed,
-127 no such program.
-
-Examples:
-  whimbrel run --ram 256M -- sort -S 1G big.txt
-  whimbrel run --total 1G --device lz4 -- python3 job.py
-  whimbrel run --ram 64M --quiet --stats run.json -- redis-server
-  whimbrel run --ram 256M --events run.events -- python3 job.py
-  whimbrel run --ram 256M --sample-stacks -- ./simulation)";
-
-constexpr const char* kDoctorFooter = R"(
-Exit status: 0 everything works, 1 works with restrictions, 2 cannot be used.
-
-Examples:
-  whimbrel doctor
-  whimbrel doctor /usr/bin/python3)";
-
-constexpr const char* kTopFooter = R"(
-Shows the runs of this user; of every user, for root. In a terminal it renews itself until q or Ctrl-C; into a pipe or file it
-prints once. Rates are those since the last look. Keys: Tab picks a run (the one with the >), + and - give it a tenth more or less
-of its budget, d asks for another device, q ends.
-
-Columns: MODE managed, waiting (below half of its budget: nothing to do yet) or unmanaged; RESIDENT memory in RAM, uncompressed,
-of LIMIT; AWAY memory on the device, which takes STORE there; FAULTS/s touches of memory that was away; WAIT share of the time
-spent serving faults; 99% of the waits so far were shorter than P99.
-
-Examples:
-  whimbrel top
-  whimbrel top --once --json
-  whimbrel top --metrics /var/lib/node_exporter/whimbrel.prom --interval 15)";
-
-constexpr const char* kReplayFooter = R"(
-Answers from a recorded run, without running anything: how often the program would have waited, and how long, with other budgets
-and other ways of choosing what leaves. The waiting time comes from what faults cost in the recording.
-
-A recording knows only the touches of memory that was away. So record with little memory: budgets above the recorded one are
-answered well, below it the numbers are lower bounds (marked ">").
-
-Policies: second-chance (the engine's), fifo, random, and clairvoyant, which knows the future: a bound for all others.
-
-Examples:
-  whimbrel run --ram 128M --events run.events -- python3 job.py
-  whimbrel replay run.events
-  whimbrel replay run.events --ram 128M,256M,512M --policy second-chance,clairvoyant)";
-
-constexpr const char* kReportFooter = R"(
-One HTML file that needs nothing else: RAM, store, faults and waiting over time, why the program waited and what would help, other
-budgets, the hottest regions, and a map of its memory with a time slider.
-
-Examples:
-  whimbrel run --ram 128M --events run.events -- python3 job.py
-  whimbrel report run.events
-  whimbrel report run.events --output job.html)";
-
-constexpr const char* kMapFooter = R"(
-Of a recording: what is in RAM, what is away, what was fetched often; when it had most, or with --html at any time. The recording may still
-be going on. Of a process: what is in RAM, as the kernel tells; without root for your own.
-
-Examples:
-  whimbrel map run.events
-  whimbrel map run.events --html map.html
-  whimbrel map $(pidof python3) --svg map.svg)";
-
-constexpr const char* kBudgetFooter = R"(
-The number is that of `whimbrel run` or of any process in it; the budget holds for each process of the run, also for those to come.
-Sizes as for run; `none` lifts a limit while the other one stays. Exit status 1: set, but not reached within the time.
-
-Examples:
-  whimbrel budget $(pidof -s python3)
-  whimbrel budget 4711 --ram 512M
-  whimbrel budget 4711 --ram none --total 2G)";
-
-constexpr const char* kDeviceFooter = R"(
-What is stored from now on goes to the new device, and what lies on the one before moves there while the program goes on; then that is
-closed. Holds for each process of the run, also for those to come. To add a tier or a copy, or to take one away, name what is to
-be in the end. A process that cannot have the device keeps its own. Exit status 1: not everything has moved within the time.
-
-Examples:
-  whimbrel device 4711
-  whimbrel device 4711 --to file:/var/tmp
-  whimbrel device 4711 --to chain:lz4@256M,zstd)";
-
 // CLI11 does not know that the rest of the line is another program's.
-class RunHelp : public CLI::Formatter {
+class ProgramHelp : public CLI::Formatter {
  public:
-  std::string make_usage(const CLI::App*, std::string) const override {
-    return "Usage: whimbrel run [OPTIONS] -- PROGRAM [ARGUMENTS...]\n";
+  std::string make_usage(const CLI::App* app, std::string) const override {
+    return "Usage: whimbrel " + app->get_name() + " [OPTIONS] -- PROGRAM [ARGUMENTS...]\n";
   }
 };
 
-void add_run(CLI::App& app, RunOptions& options) {
-  app.add_option("--ram", options.ram, "Most memory that may be resident and uncompressed")->type_name("SIZE");
-  app.add_option("--total", options.total, "Most memory in all: resident, store and whimbrel's own")->type_name("SIZE");
-  app.add_option("--device", options.device, "Where pages go: zstd, lz4, ram, file:PATH or nbd:URI, with options as NAME:KEY=VALUE,...")
-      ->type_name("SPEC")
-      ->capture_default_str();
+void add_watch(CLI::App& app, WatchOptions& options) {
   app.add_flag("--json", options.json, "Print the summary as one line of JSON");
   app.add_option("--stats", options.stats, "Also write the summary, as JSON, to this file")->type_name("FILE");
   app.add_option("--events", options.events, "Write each move of pages, with its cause, to this file as it happens, as JSON lines")
@@ -132,23 +40,21 @@ void add_run(CLI::App& app, RunOptions& options) {
                  "Seconds after which an engine that is stuck in the program is reported (and ended, where nothing else is left); 0: never")
       ->type_name("SECONDS")
       ->capture_default_str();
-  app.add_flag("--no-huge-pages", options.no_huge_pages, "Do not give streams of the program 2 MiB pages");
   app.add_flag("-q,--quiet", options.quiet, "Print no summary");
   app.prefix_command();
-  app.formatter(std::make_shared<RunHelp>());
-  app.footer(kRunFooter);
+  app.formatter(std::make_shared<ProgramHelp>());
 }
 
-constexpr const char* kAppFooter = R"(
-Defaults for the options can stand in ~/.config/whimbrel/config.toml, or for all users in /etc/whimbrel/config.toml, with a section
-for each command; WHIMBREL_CONFIG names another file, or none when it is empty:
-
-  [run]
-  ram = "512M"
-  device = "chain:lz4@256M,zstd"
-
-  [top]
-  interval = 2)";
+void add_run(CLI::App& app, RunOptions& options) {
+  app.add_option("--ram", options.ram, "Most memory that may be resident and uncompressed")->type_name("SIZE");
+  app.add_option("--total", options.total, "Most memory in all: resident, store and whimbrel's own")->type_name("SIZE");
+  app.add_option("--device", options.device, "Where pages go: zstd, lz4, ram, file:PATH or nbd:URI, with options as NAME:KEY=VALUE,...")
+      ->type_name("SPEC")
+      ->capture_default_str();
+  add_watch(app, options);
+  app.add_flag("--no-huge-pages", options.no_huge_pages, "Do not give streams of the program 2 MiB pages");
+  app.footer(kRunFooter);
+}
 
 CLI::App* find_command(CLI::App& app, const std::string& name) {
   const auto found = app.get_subcommands([&](CLI::App* command) { return command->get_name() == name; });
@@ -203,6 +109,20 @@ int read_config(CLI::App& app) {
   }
 }
 
+// The program and its arguments: what stands after "--", or after the options.
+void take_program(const CLI::App& app, bool has_dashes, std::vector<std::string> after_dashes, std::vector<std::string>& to, CommandLine& out) {
+  to = app.remaining();
+  if (to.empty()) {
+    to = std::move(after_dashes);
+  } else if (has_dashes) {  // "run sort -- file": that "--" was meant for the program
+    to.emplace_back("--");
+    to.insert(to.end(), after_dashes.begin(), after_dashes.end());
+  }
+  if (to.empty() || !to.front().starts_with("-")) return;
+  out.what = CommandLine::What::kDone;
+  out.status = complain(kExitUsage, "unknown option " + to.front(), "whimbrel " + app.get_name() + " --help");
+}
+
 }  // namespace
 
 CommandLine parse_command_line(int argc, char** argv) {
@@ -220,6 +140,9 @@ CommandLine parse_command_line(int argc, char** argv) {
   app.footer(kAppFooter);
   CLI::App* run = app.add_subcommand("run", "Run a program within a memory budget");
   add_run(*run, out.run);
+  CLI::App* watch = app.add_subcommand("watch", "Run a program that opens sessions, and look at them");
+  add_watch(*watch, out.watch);
+  watch->footer(kWatchFooter);
   CLI::App* doctor = app.add_subcommand("doctor", "Tell what whimbrel can do on this machine, and for a program");
   doctor->add_flag("--json", out.doctor.json, "Print JSON");
   doctor->add_option("program", out.doctor.program, "Also say whether this program can be managed")->type_name("PROGRAM");
@@ -288,17 +211,10 @@ CommandLine parse_command_line(int argc, char** argv) {
     out.what = CommandLine::What::kRun;
     out.run.ram_given = run->count("--ram") != 0;
     out.run.total_given = run->count("--total") != 0;
-    out.run.command = run->remaining();
-    if (out.run.command.empty()) {
-      out.run.command = std::move(command);
-    } else if (own < argc) {  // "run sort -- file": that "--" was meant for the program
-      out.run.command.emplace_back("--");
-      out.run.command.insert(out.run.command.end(), command.begin(), command.end());
-    }
-    if (!out.run.command.empty() && out.run.command.front().starts_with("-")) {
-      out.what = CommandLine::What::kDone;
-      out.status = complain(kExitUsage, "unknown option " + out.run.command.front(), "whimbrel run --help");
-    }
+    take_program(*run, own < argc, std::move(command), out.run.command, out);
+  } else if (watch->parsed()) {
+    out.what = CommandLine::What::kWatch;
+    take_program(*watch, own < argc, std::move(command), out.watch.command, out);
   } else if (top->parsed()) {
     out.what = CommandLine::What::kTop;
     out.top.interval_given = top->count("--interval") != 0;

@@ -79,6 +79,7 @@ int device_command(const DeviceOptions& options) {
   if (!run) {
     return complain(kExitUsage, fmt::format("process {} is no run of whimbrel, nor in one", options.pid), "whimbrel top --once shows those there are");
   }
+  if (run->is_watch()) return complain(kExitUsage, fmt::format("process {}: {}", options.pid, kSessionsOwn), std::string(kChangeSessions));
   if (options.to.empty()) {
     print(*run, options.json);
     return 0;

@@ -70,6 +70,7 @@ void EngineWatch::look_at(Time now) {
       process = Process();
       process.pid = pid;
       process.started_ns = started;
+      process.session = slot.session.load(std::memory_order_relaxed);
     }
     look_at_process(slot, process, now);
   }
@@ -165,7 +166,7 @@ bool EngineWatch::is_replaced(const Process& process) const {
                                                      static_cast<std::uint32_t>(kStatsSlots));
   for (std::uint32_t i = 0; i < used; ++i) {
     const StatsSlot& slot = layout_.slots[i];
-    if (slot.pid.load(std::memory_order_relaxed) == process.pid &&
+    if (slot.pid.load(std::memory_order_relaxed) == process.pid && slot.session.load(std::memory_order_relaxed) == process.session &&
         slot.started_ns.load(std::memory_order_relaxed) > process.started_ns) {
       return true;
     }

@@ -50,7 +50,7 @@ class EngineWatch {
     bool stopped = false;
   };
   struct Process {
-    std::uint32_t pid = 0;
+    std::uint32_t pid = 0, session = 0;
     std::uint64_t started_ns = 0;
     Watched fault, background;
     std::uint64_t said_serving = 0;  // the message that was spoken of

@@ -6,15 +6,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <chrono>
 #include <cstring>
-#include <functional>
-#include <nlohmann/json.hpp>
-#include <string_view>
 
+#include "cli/event_text.h"
 #include "cli/summary.h"
-#include "report/process_mappings.h"
+#include "runtime/settings.h"
 
 namespace whimbrel::cli {
 namespace {
@@ -24,16 +21,13 @@ using Json = nlohmann::ordered_json;
 constexpr std::uint64_t kPage = 4096;
 constexpr std::int64_t kMillisecond = 1'000'000;
 constexpr std::int64_t kSamplePause = 100 * kMillisecond;
-constexpr std::int64_t kMappingsPause = 1000 * kMillisecond;
-constexpr int kShortestPauseMs = 2, kLongestPauseMs = 20;
+// Each look takes a processor from the program for a moment. Stacks have to be matched with their faults soon; else there is room in
+// the rings for far longer.
+constexpr int kPauseMs = 20, kShortestPauseMs = 2;
 constexpr std::size_t kFlushAt = std::size_t{64} << 10;
 // A ring is used again when its owner has been dead and silent for so long: death is seen by process number, and in
 // another namespace of these that may be wrong.
 constexpr std::uint64_t kQuiet = 1000 * kMillisecond;
-// Of more than so many the largest are named.
-constexpr std::size_t kMostMappings = 512;
-
-std::uint64_t now_ns() { return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count()); }
 
 const char* place_name(Place place) {
   switch (place) {
@@ -55,16 +49,6 @@ const char* cause_name(MoveCause cause) {
   }
   return "user";
 }
-
-void put_number(std::string& to, std::string_view name, std::uint64_t value) {
-  char digits[24];
-  const auto [end, error] = std::to_chars(digits, digits + sizeof digits, value);
-  to.append(name).append(digits, static_cast<std::size_t>(end - digits));
-}
-
-std::string dumped(const Json& line) { return line.dump(-1, ' ', false, Json::error_handler_t::replace); }
-
-bool is_gone(std::uint32_t pid) { return kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH; }
 
 }  // namespace
 
@@ -88,7 +72,7 @@ bool EventStream::open(const std::string& output, const std::string& stats_path,
     *problem = "--events " + output + ": " + std::strerror(errno);
     return false;
   }
-  const std::string path = stats_path + ".events";
+  const std::string path = stats_path + kEventsSuffix;
   unlink(path.c_str());  // of an earlier process with our number, killed before it could
   const Result<EventFile> made = EventFile::create(path.c_str());
   if (!made) {
@@ -128,13 +112,13 @@ void EventStream::start(const StatsFile& stats, const std::vector<std::string>& 
 }
 
 void EventStream::run() {
-  int pause = kLongestPauseMs;
+  int pause = kPauseMs;
   std::unique_lock hold(mutex_);
   while (!stopping_) {
     stop_.wait_for(hold, std::chrono::milliseconds(pause));
     hold.unlock();
     const bool any = take_all(false);
-    pause = any ? kShortestPauseMs : std::min(pause * 2, kLongestPauseMs);
+    pause = any && stacks_ != nullptr ? kShortestPauseMs : std::min(pause * 2, kPauseMs);
     note_changes();
     if (stacks_ != nullptr) stacks_->look(now_ns(), false);
     if (next_sample_ <= static_cast<std::int64_t>(now_ns())) {
@@ -156,6 +140,7 @@ bool EventStream::finish(const ProgramEnd& end, stacks::StackTotals* places, std
   stop_.notify_all();
   if (thread_.joinable()) thread_.join();
   sample();  // the last state of those that still have one
+  look_for_the_dead();
   (void)take_all(true);
   note_changes();
   if (stacks_ != nullptr) {
@@ -221,11 +206,15 @@ void EventStream::meet(EventRing& ring, Owner& owner) {
     if (c.load(std::memory_order_relaxed) == 0) break;
     name += c.load(std::memory_order_relaxed);
   }
-  put_text(dumped({{"event", "process"},
-                   {"time_ns", owner.started_ns},
-                   {"pid", owner.pid},
-                   {"parent", ring.parent.load(std::memory_order_relaxed)},
-                   {"program", name}}));
+  owner.session = ring.session.load(std::memory_order_relaxed);
+  if (owner.session == 0 || have_sessions_.insert(owner.pid).second) {
+    put_text(dumped({{"event", "process"},
+                     {"time_ns", owner.started_ns},
+                     {"pid", owner.pid},
+                     {"parent", ring.parent.load(std::memory_order_relaxed)},
+                     {"program", name}}));
+  }
+  if (owner.session != 0) put_text(dumped({{"event", "session"}, {"time_ns", owner.started_ns}, {"pid", owner.pid}, {"session", owner.session}}));
   next_sample_ = next_mappings_ = 0;
 }
 
@@ -300,19 +289,19 @@ void EventStream::tell_lost(std::uint32_t pid, std::uint64_t count) {
 }
 
 void EventStream::look_for_the_dead() {
+  std::erase_if(have_sessions_, [this](std::uint32_t pid) {
+    if (!is_gone(pid)) return false;
+    put_text(dumped({{"event", "exit"}, {"time_ns", now_ns()}, {"pid", pid}}));
+    return true;
+  });
   for (std::size_t i = 0; i < kEventRings; ++i) {
     Owner& owner = owners_[i];
     if (owner.pid == 0) continue;
+    EventRing& ring = file_.layout().rings[i];
     if (!owner.dead) {
-      // Another program in the same process has taken a ring of its own.
-      const bool replaced = std::any_of(owners_.begin(), owners_.end(), [&](const Owner& other) {
-        return other.pid == owner.pid && other.started_ns > owner.started_ns;
-      });
-      owner.dead = replaced || is_gone(owner.pid);
-      if (owner.dead) put_text(dumped({{"event", "exit"}, {"time_ns", now_ns()}, {"pid", owner.pid}}));
+      note_death(owner, ring);
       continue;
     }
-    EventRing& ring = file_.layout().rings[i];
     if (ring.head.load(std::memory_order_relaxed) != ring.tail.load(std::memory_order_relaxed)) {
       owner.quiet_since_ns = 0;
     } else if (owner.quiet_since_ns == 0) {
@@ -324,67 +313,16 @@ void EventStream::look_for_the_dead() {
   }
 }
 
-// ---- state ---------------------------------------------------------------------------------------------------------
-
-void EventStream::sample() {
-  if (output_ < 0) return;
-  const StatsLayout& layout = stats_.layout();
-  const std::uint32_t used = std::min<std::uint32_t>(layout.header.next_slot, static_cast<std::uint32_t>(kStatsSlots));
-  const bool mappings = next_mappings_ <= static_cast<std::int64_t>(now_ns());
-  if (mappings) next_mappings_ = static_cast<std::int64_t>(now_ns()) + kMappingsPause;
-  std::unordered_map<std::uint32_t, std::uint32_t> latest;  // a process that became another program has several slots
-  for (std::uint32_t i = 0; i < used; ++i) latest[layout.slots[i].pid] = i;
-  for (std::uint32_t i = 0; i < used; ++i) {
-    const StatsSlot& slot = layout.slots[i];
-    if (slot.state != SlotState::kLive || slot.mode != EngineMode::kManaged) continue;
-    // What the dead have left is said once.
-    const bool dead = latest[slot.pid] != i || is_gone(slot.pid);
-    if (!dead) sampled_last_.erase(i);
-    else if (!sampled_last_.insert(i).second) continue;
-    const PagerStats& pager = slot.pager;
-    std::string& out = buffer_;
-    put_number(out, "{\"event\":\"sample\",\"time_ns\":", now_ns());
-    put_number(out, ",\"pid\":", slot.pid);
-    put_number(out, ",\"image\":", i);
-    put_number(out, ",\"resident_bytes\":", pager.resident_pages * kPage);
-    put_number(out, ",\"limit_bytes\":", pager.resident_limit_pages * kPage);
-    put_number(out, ",\"away_bytes\":", slot.stored_pages * kPage);
-    put_number(out, ",\"compressed_bytes\":", slot.compressed_bytes);
-    put_number(out, ",\"held_bytes\":", slot.held_bytes);
-    put_number(out, ",\"total_bytes\":", pager.total_bytes);
-    put_number(out, ",\"pages_out\":", pager.pages_out);
-    put_number(out, ",\"unchanged_out\":", pager.unchanged_out);
-    put_number(out, ",\"pages_home\":", pager.pages_home);
-    put_number(out, ",\"faults\":", pager.faults);
-    put_number(out, ",\"zero_faults\":", pager.holes);
-    put_number(out, ",\"wait_ns\":", pager.wait_ns);
-    put_number(out, ",\"back_pressure\":", pager.back_pressure);
-    put_number(out, ",\"over_limit\":", pager.over_limit);
-    put_number(out, ",\"refused_pages\":", pager.refused_pages);
-    out += "}\n";
-    if (mappings && !dead) sample_mappings(slot.pid);
-  }
-}
-
-void EventStream::sample_mappings(std::uint32_t pid) {
-  auto found = report::private_mappings(pid);
-  const std::size_t left_out = found.size() > kMostMappings ? found.size() - kMostMappings : 0;
-  if (left_out != 0) {
-    std::nth_element(found.begin(), found.begin() + kMostMappings, found.end(),
-                     [](const auto& a, const auto& b) { return a.length > b.length; });
-    found.resize(kMostMappings);
-    std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.address < b.address; });
-  }
-  Json list = Json::array();
-  for (const auto& [address, length, name] : found) list.push_back({address, length, name});
-  const std::string text = list.dump(-1, ' ', false, Json::error_handler_t::replace);
-  const std::size_t hash = std::hash<std::string>()(text);
-  if (found.empty() || mappings_[pid] == hash) return;
-  mappings_[pid] = hash;
-  put_number(buffer_, "{\"event\":\"mappings\",\"time_ns\":", now_ns());
-  put_number(buffer_, ",\"pid\":", pid);
-  put_number(buffer_, ",\"left_out\":", left_out);
-  buffer_ += ",\"mappings\":" + text + "}\n";
+void EventStream::note_death(Owner& owner, const EventRing& ring) {
+  const bool ended = ring.ended.load(std::memory_order_acquire) != 0;
+  // Another program in the same process has taken a ring of its own.
+  const bool replaced = std::any_of(owners_.begin(), owners_.end(), [&](const Owner& other) {
+    return other.pid == owner.pid && other.session == owner.session && other.started_ns > owner.started_ns;
+  });
+  if (!ended && !replaced && !is_gone(owner.pid)) return;
+  owner.dead = true;
+  put_text(dumped(owner.session == 0 ? Json{{"event", "exit"}, {"time_ns", now_ns()}, {"pid", owner.pid}}
+                                     : Json{{"event", "session_end"}, {"time_ns", now_ns()}, {"pid", owner.pid}, {"session", owner.session}}));
 }
 
 void EventStream::flush() {

@@ -1,8 +1,9 @@
 // EventStream: turns what the engines of a run record (runtime/event_file.h) into JSON lines while the program runs, with a
 // thread of its own. docs/events.md describes the lines.
 //
-// The thread takes the records every few milliseconds, sorts what it took by time and writes it. When it is too slow, the
-// rings run full, the engines count what they drop, and the stream says so where it happened: a "lost" line.
+// The thread takes the records fifty times a second (oftener where stacks are looked at), sorts what it took by time and writes
+// it. When it is too slow, the rings run full, the engines count what they drop, and the stream says so where it happened: a
+// "lost" line.
 #pragma once
 
 #include <array>
@@ -44,7 +45,7 @@ class EventStream {
  private:
   // What is known of the process that has a ring.
   struct Owner {
-    std::uint32_t pid = 0;
+    std::uint32_t pid = 0, session = 0;
     std::uint64_t started_ns = 0;
     std::uint64_t lost = 0;     // told of
     bool dead = false;
@@ -63,6 +64,7 @@ class EventStream {
   bool take_all(bool last);
   void take(EventRing& ring, Owner& owner, bool last);
   void meet(EventRing& ring, Owner& owner);
+  void note_death(Owner& owner, const EventRing& ring);
   void write_taken();
   void tell_lost(std::uint32_t pid, std::uint64_t count);
   void look_for_the_dead();
@@ -90,6 +92,7 @@ class EventStream {
   std::array<Owner, kEventRings> owners_{};
   std::vector<Taken> taken_;
   std::string buffer_;
+  std::unordered_set<std::uint32_t> have_sessions_;  // processes that are alive, as far as known
   std::uint32_t budget_changes_ = 0;  // told of
   std::uint32_t device_changes_ = 0;
   std::uint64_t events_ = 0, lost_ = 0, lost_without_ring_ = 0;

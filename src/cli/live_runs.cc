@@ -22,16 +22,26 @@ constexpr std::uint64_t kPage = 4096;
 
 bool is_alive(std::uint32_t pid) { return kill(static_cast<pid_t>(pid), 0) == 0 || errno == EPERM; }
 
+template <std::size_t kRoom>
+std::string text_of(const std::array<std::atomic<char>, kRoom>& from) {
+  std::string text;
+  for (const auto& c : from) {
+    if (c.load() == 0) break;
+    text += c.load();
+  }
+  return printable(text);
+}
+
 ProcessSample read_slot(const StatsSlot& slot) {
   ProcessSample out;
   const PagerStats& pager = slot.pager;
   out.pid = slot.pid;
   out.parent = slot.parent_pid;
-  for (const auto& c : slot.name) {
-    if (c.load() == 0) break;
-    out.name += c.load();
-  }
-  out.name = printable(out.name);
+  out.session = slot.session;
+  out.device = text_of(slot.device);
+  out.ram_limit_bytes = slot.ram_limit_bytes;
+  out.total_limit_bytes = slot.total_limit_bytes;
+  out.name = text_of(slot.name);
   out.mode = slot.mode;
   const bool managed = out.mode == EngineMode::kManaged;
   out.resident_bytes = managed ? pager.resident_pages * kPage : slot.anonymous_bytes.load();
@@ -68,12 +78,12 @@ RunSample read_run(int pid, const StatsFile& file) {
   const std::uint32_t used = std::min<std::uint32_t>(header.next_slot, static_cast<std::uint32_t>(kStatsSlots));
   for (std::uint32_t i = 0; i < used; ++i) {
     const StatsSlot& slot = file.layout().slots[i];
-    if (slot.state == SlotState::kLive && is_alive(slot.pid)) run.processes.push_back(read_slot(slot));
+    if (slot.state == SlotState::kLive && slot.mode != EngineMode::kEnded && is_alive(slot.pid)) run.processes.push_back(read_slot(slot));
   }
   // A process that became another program has a slot for each: the last one counts.
   for (auto it = run.processes.begin(); it != run.processes.end();) {
     const bool replaced =
-        std::any_of(it + 1, run.processes.end(), [&](const ProcessSample& p) { return p.pid == it->pid; });
+        std::any_of(it + 1, run.processes.end(), [&](const ProcessSample& p) { return p.pid == it->pid && p.session == it->session; });
     it = replaced ? run.processes.erase(it) : it + 1;
   }
   return run;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/stats_file.h"
@@ -16,6 +17,9 @@ namespace whimbrel::cli {
 // units.
 struct ProcessSample {
   std::uint32_t pid = 0, parent = 0;
+  std::uint32_t session = 0;  // of the process, from 1; 0: the process as a whole
+  std::string device;         // of a session
+  std::uint64_t ram_limit_bytes = 0, total_limit_bytes = 0;  // of a session
   std::string name;
   EngineMode mode = EngineMode::kWaiting;
   std::uint64_t resident_bytes = 0;  // now
@@ -31,13 +35,15 @@ struct ProcessSample {
 };
 
 struct RunSample {
-  int pid = 0;  // of `whimbrel run`
+  int pid = 0;  // of `whimbrel run` or `whimbrel watch`
   std::string path;  // of the statistics file
   std::uint64_t ram_limit_bytes = 0, total_limit_bytes = 0;
   std::string device;
   std::uint32_t device_changes = 0;
-  std::vector<ProcessSample> processes;  // living ones
+  std::vector<ProcessSample> processes;  // living ones, and open sessions
 
+  // Of a program with sessions: budget and device are theirs.
+  [[nodiscard]] bool is_watch() const { return ram_limit_bytes == 0 && total_limit_bytes == 0; }
   // Still on devices before this one.
   [[nodiscard]] std::uint64_t leaving_bytes() const {
     std::uint64_t sum = 0;
@@ -45,6 +51,10 @@ struct RunSample {
     return sum;
   }
 };
+
+inline constexpr std::string_view kSessionsOwn = "its sessions have budgets and devices of their own";
+inline constexpr std::string_view kChangeSessions =
+    "the program changes them: whimbrel_session_set_budget(), or in Python set_budget(); whimbrel top --once --json shows them";
 
 struct Sample {
   std::int64_t time_ns = 0;  // monotonic

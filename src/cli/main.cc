@@ -5,6 +5,7 @@ int main(int argc, char** argv) {
   const CommandLine line = parse_command_line(argc, argv);
   switch (line.what) {
     case CommandLine::What::kRun: return run_command(line.run);
+    case CommandLine::What::kWatch: return watch_command(line.watch);
     case CommandLine::What::kDoctor: return doctor_command(line.doctor);
     case CommandLine::What::kTop: return top_command(line.top);
     case CommandLine::What::kReplay: return replay_command(line.replay);

@@ -12,18 +12,22 @@ inline constexpr int kExitCannotRun = 125;     // whimbrel cannot work here
 inline constexpr int kExitNotExecutable = 126; // the program exists but cannot be run under whimbrel
 inline constexpr int kExitNotFound = 127;      // there is no such program
 
-struct RunOptions {
-  std::string ram, total;
-  bool ram_given = false, total_given = false;
-  std::string device = "zstd";
+// What is told of a program, and the program.
+struct WatchOptions {
   bool json = false;
   bool quiet = false;
-  bool no_huge_pages = false;
   unsigned watchdog = 20;             // seconds; 0: off
   std::string stats;                  // file for the summary as JSON; empty: none
   std::string events;                 // file for the event stream; empty: none
   unsigned sample_stacks = 0;         // look at the stack of 1 in so many faults; 0: of none
   std::vector<std::string> command;   // the program and its arguments
+};
+
+struct RunOptions : WatchOptions {
+  std::string ram, total;
+  bool ram_given = false, total_given = false;
+  std::string device = "zstd";
+  bool no_huge_pages = false;
 };
 
 struct DoctorOptions {
@@ -73,9 +77,10 @@ struct MapOptions {
 };
 
 struct CommandLine {
-  enum class What { kRun, kDoctor, kTop, kReplay, kReport, kMap, kBudget, kDevice, kDone } what = What::kDone;
+  enum class What { kRun, kWatch, kDoctor, kTop, kReplay, kReport, kMap, kBudget, kDevice, kDone } what = What::kDone;
   int status = 0;  // for kDone: help or an error has been printed
   RunOptions run;
+  WatchOptions watch;
   DoctorOptions doctor;
   TopOptions top;
   ReplayOptions replay;
@@ -88,6 +93,7 @@ struct CommandLine {
 [[nodiscard]] CommandLine parse_command_line(int argc, char** argv);
 
 int run_command(const RunOptions& options);
+int watch_command(const WatchOptions& options);
 int doctor_command(const DoctorOptions& options);
 int top_command(const TopOptions& options);
 int replay_command(const ReplayOptions& options);

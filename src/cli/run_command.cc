@@ -1,26 +1,14 @@
 // whimbrel run: checks everything that can be checked before the program starts, starts it, and reports at the end.
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <fstream>
-#include <optional>
 
 #include "cli/available_memory.h"
 #include "cli/device_option.h"
-#include "cli/engine_watch.h"
-#include "cli/event_stream.h"
 #include "cli/limits.h"
-#include "cli/live_stats.h"
+#include "cli/observed_run.h"
 #include "cli/options.h"
 #include "cli/preload_library.h"
 #include "cli/program.h"
 #include "cli/readiness.h"
-#include "cli/summary.h"
-#include "cli/supervisor.h"
 #include "device_process/launch.h"
 #include "devices/device_spec.h"
 #include "runtime/settings.h"
@@ -99,29 +87,6 @@ std::vector<std::string> environment_for(const std::string& library, const Limit
   return out;
 }
 
-// Opened before the program starts: an unwritable place is a mistake to hear of now, not after an hour.
-int open_report(const std::string& path, int* fd) {
-  if (path.empty()) return 0;
-  *fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (*fd >= 0) return 0;
-  return complain(kExitUsage, "--stats " + path + ": " + std::strerror(errno), "name a file that can be written");
-}
-
-void write_report(int fd, const std::string& text) {
-  const char* at = text.data();
-  for (std::size_t left = text.size(); left != 0;) {
-    const ssize_t done = write(fd, at, left);
-    if (done < 0 && errno == EINTR) continue;
-    if (done <= 0) {
-      complain(0, std::string("the statistics could not be written: ") + std::strerror(errno));
-      break;
-    }
-    at += done;
-    left -= static_cast<std::size_t>(done);
-  }
-  close(fd);
-}
-
 }  // namespace
 
 int run_command(const RunOptions& given) {
@@ -145,38 +110,10 @@ int run_command(const RunOptions& given) {
     return complain(kExitCannotRun, "the library cannot be loaded into programs: " + load_error,
                     "install whimbrel again, on a file system that is not mounted noexec");
   }
-  int report = -1;
-  if (const int bad = open_report(options.stats, &report)) return bad;
-  LiveStats live;
-  if (!live.create({limits.ram, limits.total, options.device.c_str()}, &problem)) {
-    return complain(kExitCannotRun, problem, "set XDG_RUNTIME_DIR to a directory of yours");
-  }
-  std::optional<stacks::FaultStacks> stacks;
-  if (options.sample_stacks != 0) {
-    if (!stacks::PerfStream::permitted(&problem, &advice)) return complain(kExitCannotRun, problem, advice);
-    stacks.emplace(options.sample_stacks);
-  }
-  EventStream events;
-  const bool recorded = !options.events.empty() || stacks;
-  if (recorded && !events.open(options.events, live.path(), stacks ? &*stacks : nullptr, &problem)) {
-    return complain(kExitUsage, problem, "name a file that can be written");
-  }
-
+  ObservedRun run(options);
+  if (const int bad = run.open({limits.ram, limits.total, options.device.c_str()})) return bad;
   device_process::DeviceProcess device;
-  if (const int bad = start_device_process(options, &device)) {
-    live.remove();
-    return bad;
-  }
-  Launch launch{program.path, options.command,
-                environment_for(library, limits, options, live.path(), events.path(), device.address()), true, {}};
-  if (stacks) {
-    launch.before_start = [&stacks](pid_t child) {
-      if (!stacks->open(child)) complain(0, std::string("no stacks are looked at: performance events: ") + std::strerror(errno));
-    };
-  }
-  events.start(live.file(), options.command);
-  Summary summary;
-  EngineWatch watch(live.file().layout(), live.path(), std::chrono::seconds(options.watchdog));
+  if (const int bad = start_device_process(options, &device)) return bad;
   bool told = false;
   const auto look_at_device = [&device, &told] {
     if (told || !device.has_ended()) return;
@@ -184,43 +121,21 @@ int run_command(const RunOptions& given) {
     complain(0, "the device process has ended: what was on the server cannot be had any more, and touching it is SIGBUS",
              "look for the reason in the kernel's log (out of memory?), and end the program");
   };
-  summary.end = run_program(launch, [&live, &watch, &look_at_device] {
-    live.print_messages();
-    watch.look();
-    look_at_device();
-  });
-  if (summary.end.start_error != 0) {
-    return complain(summary.end.start_error == ENOENT ? kExitNotFound : kExitNotExecutable,
-                    program.path + ": " + std::strerror(summary.end.start_error), "run it without whimbrel to see whether it starts");
-  }
+  const std::vector<std::string> environment =
+      environment_for(library, limits, options, run.stats_path(), run.events_path(), device.address());
+  if (const int bad = run.launch({program.path, options.command, environment, true, {}}, look_at_device)) return bad;
   look_at_device();
   device.stop();
-  live.print_messages();
-  stacks::StackTotals places;
-  if (!events.finish(summary.end, &places, &problem)) complain(0, problem);
-  if (stacks) summary.stacks = &places;
-  StatsFile::Totals totals;
-  live.file().totals(totals);
-  summary.totals = &totals;
-  // As they are now: whimbrel budget may have changed them.
-  summary.ram_limit_bytes = live.file().layout().header.ram_limit_bytes;
-  summary.total_limit_bytes = live.file().layout().header.total_limit_bytes;
-  summary.budget_changes = live.file().layout().header.budget_changes;
-  summary.device = options.device;
-  summary.program = options.command.front();
-  const std::string json = to_json(summary);
-  if (report >= 0) write_report(report, json);
-  if (!options.quiet) std::fputs(options.json ? json.c_str() : describe(summary).c_str(), stderr);
-  live.remove();
+  run.tell(options.device);
   constexpr int kLoaderFailed = 127;  // the loader has said what is missing; nothing has run
-  if (totals.processes == 0 && summary.end.exit_status != kLoaderFailed) {
+  if (run.participants() == 0 && run.end().exit_status != kLoaderFailed) {
     // Known only now: a loader of its own, or one that was told by the system to ignore us.
     const int status =
         complain(kExitNotExecutable, program.path + " ran without whimbrel: its loader did not take the library",
                  "see what it says to: LD_DEBUG=files LD_PRELOAD=" + library + " " + program.path);
-    if (summary.end.signal == 0) return status;
+    if (run.end().signal == 0) return status;
   }
-  end_like(summary.end);
+  end_like(run.end());
 }
 
 }  // namespace whimbrel::cli

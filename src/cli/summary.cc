@@ -108,11 +108,11 @@ std::string describe(const Summary& s) {
   line("memory", memory);
   if (s.budget_changes != 0) line("budget", fmt::format("changed {} while it ran", s.budget_changes == 1 ? "once" : count(s.budget_changes) + " times"));
   if (n.pages_out == 0) {
-    line("moved", "nothing: the program stayed within its budget");
+    line("moved", s.device.empty() ? "nothing" : "nothing: the program stayed within its budget");
   } else {
     line("moved", fmt::format("{} out, {} home", human_bytes(n.pages_out * kPage), human_bytes(n.pages_home * kPage)));
-    std::string store = fmt::format("at most {} away, in {} of {}", human_bytes(t.peak_stored_pages * kPage),
-                                    human_bytes(t.peak_held_bytes), s.device);
+    std::string store = fmt::format("at most {} away, in {}", human_bytes(t.peak_stored_pages * kPage), human_bytes(t.peak_held_bytes));
+    if (!s.device.empty()) store += " of " + s.device;
     if (compression_ratio(t) > 0) store += fmt::format(" (compressed {:.1f} : 1)", compression_ratio(t));
     line("store", store);
     std::string waits = fmt::format("{} in {} faults", human_duration(n.wait_seconds()), count(n.faults + n.holes));
@@ -120,7 +120,9 @@ std::string describe(const Summary& s) {
     line("waited", waits);
   }
   if (s.stacks != nullptr && n.pages_out != 0) out += describe_places(*s.stacks);
-  if (t.processes > 1) line("processes", fmt::format("{}, of which {} had memory managed", count(t.processes), count(t.managed)));
+  if (s.device.empty()) {
+    line("sessions", t.processes > 1 ? count(t.processes) + "; peaks are those of the one where they were highest" : count(t.processes));
+  } else if (t.processes > 1) line("processes", fmt::format("{}, of which {} had memory managed", count(t.processes), count(t.managed)));
   if (n.errors != 0) line("device errors", count(n.errors));
   if (const std::uint64_t enough = t.pager.total_would_do; enough != 0) {
     line("next", fmt::format("the data does not fit into --total even when compressed; --total {}M would do",
@@ -161,8 +163,12 @@ std::string to_json(const Summary& s) {
   out["scans"] = t.pager.scans.load();
   out["forks"] = t.pager.forks.load();
   out["device_errors"] = n.errors;
-  out["processes"] = t.processes;
-  out["managed_processes"] = t.managed;
+  if (s.device.empty()) {
+    out["sessions"] = t.processes;
+  } else {
+    out["processes"] = t.processes;
+    out["managed_processes"] = t.managed;
+  }
   // Bucket n: waits of 2^n to 2^(n+1) nanoseconds.
   for (const auto& bucket : t.pager.wait_histogram) out["wait_histogram"].push_back(bucket.load());
   if (s.stacks != nullptr) out["stacks"] = stacks_json(*s.stacks);

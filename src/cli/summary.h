@@ -16,7 +16,7 @@ struct Summary {
   std::uint64_t ram_limit_bytes = 0;
   std::uint64_t total_limit_bytes = 0;
   std::uint32_t budget_changes = 0;  // while it ran
-  std::string device;
+  std::string device;  // empty: of a watch, whose sessions have their own
   std::string program;
   const stacks::StackTotals* stacks = nullptr;  // null: not asked for
 };

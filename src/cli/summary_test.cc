@@ -55,9 +55,23 @@ TEST(Summary, SaysSoWhenNothingHadToMove) {
   EmptyRun run;
   Summary& s = run.summary;
   s.program = "true";
+  s.device = "zstd";
   s.end.usage.ru_maxrss = 2048;
   EXPECT_NE(describe(s).find("stayed within its budget"), std::string::npos);
   EXPECT_EQ(nlohmann::json::parse(to_json(s))["peak_resident_bytes"], 2048 * 1024);
+}
+
+TEST(Summary, OfAWatchCountsSessions) {
+  BusyRun run;
+  run.summary.device = "";
+  run.totals.processes = 3;
+  const std::string text = describe(run.summary);
+  EXPECT_NE(text.find("sessions       3"), std::string::npos) << text;
+  EXPECT_EQ(text.find("processes"), std::string::npos) << text;
+  EXPECT_EQ(text.find(" of  "), std::string::npos) << text;
+  const nlohmann::json json = nlohmann::json::parse(to_json(run.summary));
+  EXPECT_EQ(json["sessions"], 3);
+  EXPECT_FALSE(json.contains("processes"));
 }
 
 TEST(Summary, SignalsAreNamed) {

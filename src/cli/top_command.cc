@@ -101,6 +101,10 @@ int next_run(const Sample& sample, int picked) {
   return sample.runs.empty() ? 0 : sample.runs.front().pid;
 }
 
+bool is_watch(const Sample& sample, int picked) {
+  return std::any_of(sample.runs.begin(), sample.runs.end(), [picked](const RunSample& run) { return run.pid == picked && run.is_watch(); });
+}
+
 // Another budget for a run, by so many tenths of what it has.
 void change_budget(const Sample& sample, int picked, int tenths) {
   for (const RunSample& run : sample.runs) {
@@ -141,8 +145,14 @@ void show_until_left(const std::vector<std::string>& directories, double interva
     screen.show(now, before, picked);
     key = sleep_or_key(interval, screen.is_terminal());
     if (key == '\t') picked = next_run(now, picked);
-    if (key == '+' || key == '-') change_budget(now, picked, key == '+' ? 1 : -1);
-    if (key == 'd') change_device(now, picked, screen);
+    if ((key == '+' || key == '-' || key == 'd') && is_watch(now, picked)) {
+      screen.say(std::string(kSessionsOwn));
+      wait_for_key(3);
+    } else if (key == '+' || key == '-') {
+      change_budget(now, picked, key == '+' ? 1 : -1);
+    } else if (key == 'd') {
+      change_device(now, picked, screen);
+    }
     before = std::move(now);
   }
 }

@@ -18,15 +18,17 @@ const char* mode_name(EngineMode mode) {
       return "managed";
     case EngineMode::kUnmanaged:
       return "unmanaged";
+    case EngineMode::kEnded:
+      return "ended";
   }
   return "?";
 }
 
-const ProcessSample* find(const Sample& sample, int run, std::uint32_t pid) {
+const ProcessSample* find(const Sample& sample, int run, std::uint32_t pid, std::uint32_t session) {
   for (const RunSample& r : sample.runs) {
     if (r.pid != run) continue;
     for (const ProcessSample& p : r.processes) {
-      if (p.pid == pid) return &p;
+      if (p.pid == pid && p.session == session) return &p;
     }
   }
   return nullptr;
@@ -44,6 +46,13 @@ std::string leaving(const RunSample& run) {
   return bytes == 0 ? "" : fmt::format(" ({} still on the one before)", human_bytes(bytes));
 }
 
+// "python3#1" for its first session. Fifteen characters.
+std::string short_name(const ProcessSample& p) {
+  if (p.session == 0) return p.name;
+  const std::string number = "#" + std::to_string(p.session);
+  return p.name.substr(0, 15 - number.size()) + number;
+}
+
 std::string process_line(const ProcessSample& p, const ProcessSample* before, double seconds) {
   std::string faults = "-", wait = "-";
   // A number that went down belongs to another program in the same process.
@@ -53,7 +62,7 @@ std::string process_line(const ProcessSample& p, const ProcessSample* before, do
   }
   const std::uint64_t p99 = wait_quantile(p.waits, 0.99);
   return fmt::format(
-      "{:>9} {:<15} {:<9} {:>10} {:>10} {:>10} {:>10} {:>8} {:>7} {:>7}", p.pid, p.name, mode_name(p.mode),
+      "{:>9} {:<15} {:<9} {:>10} {:>10} {:>10} {:>10} {:>8} {:>7} {:>7}", p.pid, short_name(p), mode_name(p.mode),
       human_bytes(p.resident_bytes), p.limit_bytes != 0 ? human_bytes(p.limit_bytes) : "-", human_bytes(p.away_bytes),
       human_bytes(p.held_bytes), faults, wait, p99 != 0 ? human_duration(static_cast<double>(p99) / 1e9) : "-");
 }
@@ -82,16 +91,20 @@ std::string top_table(const Sample& now, const Sample& before, int width, int he
   }
   if (now.runs.empty() && now.of_other_versions == 0) lines.emplace_back("nothing runs under whimbrel; next: whimbrel run --ram 256M -- PROGRAM");
   for (const RunSample& run : now.runs) {
-    lines.push_back(fmt::format("{}run {}:{} --device {}{}", run.pid == picked ? "> " : "", run.pid, budget(run), run.device, leaving(run)));
+    if (run.is_watch()) {
+      lines.push_back(fmt::format("{}watch {}: sessions", run.pid == picked ? "> " : "", run.pid));
+    } else {
+      lines.push_back(fmt::format("{}run {}:{} --device {}{}", run.pid == picked ? "> " : "", run.pid, budget(run), run.device, leaving(run)));
+    }
     lines.push_back(fmt::format("{:>9} {:<15} {:<9} {:>10} {:>10} {:>10} {:>10} {:>8} {:>7} {:>7}", "PID", "PROGRAM",
                                 "MODE", "RESIDENT", "LIMIT", "AWAY", "STORE", "FAULTS/s", "WAIT", "P99"));
     std::vector<const ProcessSample*> order;
     for (const ProcessSample& p : run.processes) order.push_back(&p);
     std::sort(order.begin(), order.end(), [](const ProcessSample* a, const ProcessSample* b) {
       const std::uint64_t of_a = a->resident_bytes + a->away_bytes, of_b = b->resident_bytes + b->away_bytes;
-      return of_a != of_b ? of_a > of_b : a->pid < b->pid;
+      return of_a != of_b ? of_a > of_b : std::pair(a->pid, a->session) < std::pair(b->pid, b->session);
     });
-    for (const ProcessSample* p : order) lines.push_back(process_line(*p, find(before, run.pid, p->pid), seconds));
+    for (const ProcessSample* p : order) lines.push_back(process_line(*p, find(before, run.pid, p->pid, p->session), seconds));
     lines.emplace_back();
   }
   while (!lines.empty() && lines.back().empty()) lines.pop_back();
@@ -142,6 +155,12 @@ std::string top_json(const Sample& now) {
                                   {"refused_pages", p.refused_pages},
                                   {"device_errors", p.device_errors + p.load_errors},
                                   {"wait_histogram", p.waits}});
+      if (p.session == 0) continue;
+      auto& session = one["processes"].back();
+      session["session"] = p.session;
+      session["device"] = p.device;
+      session["ram_limit_bytes"] = p.ram_limit_bytes;
+      session["total_limit_bytes"] = p.total_limit_bytes;
     }
     out["runs"].push_back(std::move(one));
   }
@@ -183,8 +202,9 @@ std::string top_metrics(const Sample& now) {
     out += fmt::format("# HELP whimbrel_{0} {1}\n# TYPE whimbrel_{0} {2}\n", metric.name, metric.help, metric.type);
     for (const RunSample& run : now.runs) {
       for (const ProcessSample& p : run.processes) {
-        out += fmt::format("whimbrel_{}{{run=\"{}\",pid=\"{}\",program=\"{}\",device=\"{}\"}} {}\n", metric.name,
-                           run.pid, p.pid, label(p.name), label(run.device), metric.value(p));
+        const std::string session = p.session == 0 ? "" : fmt::format(",session=\"{}\"", p.session);
+        out += fmt::format("whimbrel_{}{{run=\"{}\",pid=\"{}\",program=\"{}\",device=\"{}\"{}}} {}\n", metric.name, run.pid, p.pid,
+                           label(p.name), label(p.session == 0 ? run.device : p.device), session, metric.value(p));
       }
     }
   }

@@ -56,6 +56,8 @@ struct alignas(4096) EventRing {
   std::atomic<std::uint32_t> parent;
   std::atomic<std::uint64_t> started_ns;
   std::array<std::atomic<char>, 16> name;
+  std::atomic<std::uint32_t> session;  // of the owner; 0: the process as a whole
+  std::atomic<std::uint32_t> ended;    // not 0: the session is closed, nothing more will come
   alignas(64) std::atomic<std::uint64_t> head;  // places given out to writers, ever
   std::atomic<std::uint64_t> lost;              // records that found no place, ever
   alignas(64) std::atomic<std::uint64_t> tail;  // places the reader is through with

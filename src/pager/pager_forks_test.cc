@@ -84,8 +84,8 @@ TEST(PagerLive, ForkedChildrenCanEmptyTheDevice) {
       while (!stop) wrong += memory.wrong_words(random() % memory.pages(), 1);
     });
   }
-  for (int round = 0; round < 40; ++round) {
-    usleep(static_cast<unsigned>(round) * 397 % 5000);
+  for (int round = 0; round < 16; ++round) {
+    usleep(static_cast<unsigned>(round) * 997 % 5000);
     const pid_t child = live.fork();
     if (child == 0) {
       live.command(Command::kBringAllHome);

@@ -71,24 +71,53 @@ Result<void> Engine::start(const Settings& settings) noexcept {
 }
 
 void Engine::open_slot() noexcept {
+  const StatsSlot* const of_parent = slot_;
   slot_ = &own_slot_;
   if (!file_) return;
   StatsSlot* slot = file_.claim(static_cast<std::uint32_t>(sys::getpid()), static_cast<std::uint32_t>(sys::getppid()),
                                 clock_.now_ns());
   if (slot != nullptr) slot_ = slot;
   slot_->device_change.store(device_changes_, std::memory_order_relaxed);  // a child goes on with its parent's
+  if (settings_.session != 0) describe_session();
+  if (settings_.session != 0 && of_parent != nullptr) note_limits(of_parent->ram_limit_bytes, of_parent->total_limit_bytes);
   char name[16] = {};
   if (const Result<std::size_t> got = sys::read_text("/proc/thread-self/comm", name, sizeof name); got) {
     for (std::size_t i = 0; i < *got && name[i] != '\n'; ++i) slot_->name[i].store(name[i], std::memory_order_relaxed);
   }
 }
 
+// For whoever looks at the file: limits and device of a run stand in its header.
+void Engine::describe_session() noexcept {
+  slot_->session.store(settings_.session, std::memory_order_relaxed);
+  note_limits(settings_.ram_bytes, settings_.total_bytes);
+  for (std::size_t i = 0; i + 1 < slot_->device.size() && settings_.device[i] != 0; ++i) {
+    slot_->device[i].store(settings_.device[i], std::memory_order_relaxed);
+  }
+}
+
+void Engine::note_limits(std::uint64_t ram, std::uint64_t total) noexcept {
+  slot_->ram_limit_bytes.store(ram, std::memory_order_relaxed);
+  slot_->total_limit_bytes.store(total, std::memory_order_relaxed);
+}
+
+// Tells the watch that nothing more will come from this session, and lets go of its files. Without engine threads.
+void Engine::leave_watch() noexcept {
+  if (event_ring_ != nullptr) event_ring_->ended.store(1, std::memory_order_release);
+  event_ring_ = nullptr;
+  event_file_.unmap();
+  slot_->mode.store(EngineMode::kEnded, std::memory_order_release);
+  slot_ = &own_slot_;
+  if (!file_) return;
+  if (g_check_file && &g_check_file.layout() == &file_.layout()) g_check_file = StatsFile();
+  file_.unmap();
+}
+
 // From the moment on from which pages can move.
 void Engine::record_events() noexcept {
   if (!event_file_) return;
   const auto pid = static_cast<std::uint32_t>(sys::getpid());
-  EventRing* ring = event_file_.claim(pid, static_cast<std::uint32_t>(sys::getppid()), slot_->name, clock_.now_ns());
-  events_.attach(ring, &event_file_.layout().header.lost);
+  event_ring_ = event_file_.claim(pid, static_cast<std::uint32_t>(sys::getppid()), settings_.session, slot_->name, clock_.now_ns());
+  events_.attach(event_ring_, &event_file_.layout().header.lost);
 }
 
 void Engine::say(const char* text, const char* detail, const char* more) const noexcept {
@@ -232,7 +261,7 @@ void Engine::work() noexcept {
 
 // The run's budget may be changed from outside, also before this process has become what it is now.
 void Engine::follow_budget() noexcept {
-  if (!file_) return;
+  if (!file_ || settings_.session != 0) return;
   const StatsHeader& header = file_.layout().header;
   const std::uint32_t changes = header.budget_changes.load(std::memory_order_acquire);
   if (changes == budget_changes_) return;

@@ -72,6 +72,8 @@ class Engine final : private Footprint {
   [[nodiscard]] const char* rung_name() const noexcept { return mmu_->rung_name(); }
   [[nodiscard]] bool has_ended() const noexcept { return phase_.load(std::memory_order_acquire) == Phase::kOff; }
   [[nodiscard]] Pager& pager() noexcept { return *pager_; }
+  // Another budget, now; bytes, 0: no limit of that kind.
+  void set_budget(std::uint64_t ram, std::uint64_t total) noexcept;
   // Pages in RAM whose last contents the device has as well do not count as stored.
   [[nodiscard]] DeviceStats device_stats() const noexcept;
   [[nodiscard]] const char* device_name() const noexcept { return device_->traits().name; }
@@ -121,6 +123,8 @@ class Engine final : private Footprint {
   void say_cause(std::span<char> to) const noexcept;
   void say(const char* text, const char* detail = "", const char* more = "") const noexcept EXCLUDES(said_mutex_);
   void open_slot() noexcept;
+  void describe_session() noexcept;
+  void note_limits(std::uint64_t ram, std::uint64_t total) noexcept;
   void record_events() noexcept;
   [[nodiscard]] std::uint64_t start_threshold() const noexcept;
 
@@ -140,6 +144,7 @@ class Engine final : private Footprint {
   [[nodiscard]] std::int64_t carry_out_hints() noexcept;
   [[nodiscard]] bool take_apart() noexcept;
   void close_memory() noexcept;
+  void leave_watch() noexcept;
 
   [[nodiscard]] std::uint64_t own_bytes() const noexcept override;
 
@@ -163,6 +168,7 @@ class Engine final : private Footprint {
   StatsFile file_;
   EventFile event_file_;
   EventLog events_;
+  EventRing* event_ring_ = nullptr;
   StatsSlot* slot_ = nullptr;  // never null once started
   StatsSlot own_slot_;         // where counters go when there is no statistics file, or no room in it
   PageRange forbidden_[kMostForbidden] = {};

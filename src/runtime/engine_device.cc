@@ -10,7 +10,7 @@ namespace whimbrel {
 // The run's device may be changed from outside. Before there is one, the new one is what will be made; afterwards what is
 // stored goes to it from now on, and what lies on the one before moves there in the background.
 void Engine::follow_device() noexcept {
-  if (!file_) return;
+  if (!file_ || settings_.session != 0) return;
   const std::uint32_t changes = file_.layout().header.device_writes.load(std::memory_order_acquire) / 2;
   if (device_ != nullptr && !asleep_) {
     const SwitchDevice::Leaving leaving = device_->leaving();

@@ -47,6 +47,7 @@ void Engine::after_fork_in_child() noexcept {
   gauge_.forget();
   threads_->forget_after_fork();
   events_.detach();
+  event_ring_ = nullptr;
   open_slot();
   if (guarded_ != nullptr) return end_in_child();
   if (phase == Phase::kRunning) {

@@ -114,7 +114,13 @@ bool Engine::take_apart() noexcept {
   return true;
 }
 
+void Engine::set_budget(std::uint64_t ram, std::uint64_t total) noexcept {
+  note_limits(ram, total);
+  pager_->set_limits(ram, total);
+}
+
 void Engine::close_memory() noexcept {
+  leave_watch();
   destroy_from(stacks_, static_cast<Threads*>(threads_));
   threads_ = nullptr;
   background_thread_ = -1;

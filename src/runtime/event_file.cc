@@ -45,12 +45,19 @@ Result<EventFile> EventFile::open(const char* path) noexcept {
   return EventFile(layout);
 }
 
-EventRing* EventFile::claim(std::uint32_t pid, std::uint32_t parent_pid, const std::array<std::atomic<char>, 16>& name,
-                            std::int64_t now_ns) const noexcept {
+void EventFile::unmap() noexcept {
+  if (layout_ != nullptr) sys::munmap(layout_, sizeof(EventLayout));
+  layout_ = nullptr;
+}
+
+EventRing* EventFile::claim(std::uint32_t pid, std::uint32_t parent_pid, std::uint32_t session,
+                            const std::array<std::atomic<char>, 16>& name, std::int64_t now_ns) const noexcept {
   for (EventRing& ring : layout_->rings) {
     std::uint32_t nobody = 0;
     if (ring.owner.load(kRelaxed) != 0 || !ring.owner.compare_exchange_strong(nobody, kRingBeingTaken, std::memory_order_acquire)) continue;
     ring.parent.store(parent_pid, kRelaxed);
+    ring.session.store(session, kRelaxed);
+    ring.ended.store(0, kRelaxed);
     ring.started_ns.store(static_cast<std::uint64_t>(now_ns), kRelaxed);
     for (std::size_t i = 0; i < name.size(); ++i) ring.name[i].store(name[i].load(kRelaxed), kRelaxed);
     ring.owner.store(pid, std::memory_order_release);

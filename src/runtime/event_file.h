@@ -15,7 +15,7 @@
 namespace whimbrel {
 
 inline constexpr std::uint64_t kEventMagic = 0x73746e6576656877;  // the bytes "whevents"
-inline constexpr std::uint32_t kEventVersion = 1;
+inline constexpr std::uint32_t kEventVersion = 2;
 // An owner that is not there yet.
 inline constexpr std::uint32_t kRingBeingTaken = ~std::uint32_t{0};
 inline constexpr std::size_t kEventRings = 64;  // processes under management at a time
@@ -44,9 +44,11 @@ class EventFile {
   [[nodiscard]] explicit operator bool() const noexcept { return layout_ != nullptr; }
   [[nodiscard]] EventLayout& layout() const noexcept { return *layout_; }
 
-  // A ring for this process. Null: all are taken.
-  [[nodiscard]] EventRing* claim(std::uint32_t pid, std::uint32_t parent_pid, const std::array<std::atomic<char>, 16>& name,
-                                 std::int64_t now_ns) const noexcept;
+  // A ring for this process, or a session of it (0: none). Null: all are taken.
+  [[nodiscard]] EventRing* claim(std::uint32_t pid, std::uint32_t parent_pid, std::uint32_t session,
+                                 const std::array<std::atomic<char>, 16>& name, std::int64_t now_ns) const noexcept;
+  // Gives the mapping back. No copy of this object is good afterwards.
+  void unmap() noexcept;
   // The reader: makes a ring empty and free again. Its owner is dead.
   static void release(EventRing& ring) noexcept;
 

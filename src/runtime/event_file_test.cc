@@ -36,7 +36,7 @@ class EventFileTest : public testing::Test {
     unlink(path_.c_str());
     rmdir(directory_.c_str());
   }
-  EventRing* claim(std::uint32_t pid, std::int64_t now = 5) { return file_.claim(pid, 1, name_, now); }
+  EventRing* claim(std::uint32_t pid, std::int64_t now = 5) { return file_.claim(pid, 1, 0, name_, now); }
 
   std::string directory_, path_;
   EventFile file_;
@@ -58,7 +58,7 @@ TEST_F(EventFileTest, WhatAKilledProcessWroteIsThere) {
   const pid_t child = fork();
   if (child == 0) {
     const Result<EventFile> mine = EventFile::open(path_.c_str());
-    EventRing* ring = mine ? mine->claim(static_cast<std::uint32_t>(getpid()), 1, name_, 9) : nullptr;
+    EventRing* ring = mine ? mine->claim(static_cast<std::uint32_t>(getpid()), 1, 0, name_, 9) : nullptr;
     if (ring == nullptr) _exit(1);
     for (std::uint64_t i = 0; i < 100; ++i) add_eviction(*ring, 1000 + i, static_cast<std::int64_t>(50 + i));
     ring->head.fetch_add(1);  // died between taking a place and filling it

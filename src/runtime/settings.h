@@ -9,8 +9,10 @@
 //   WHIMBREL_EVENTS   path of the event file (event_file.h); absent: no events are recorded
 //   WHIMBREL_HUGE_PAGES  0: streams of the program are not given 2 MiB pages; absent or anything else: they are
 //
-// And a variable for programs that open sessions:
+// And variables for programs that open sessions:
 //
+//   WHIMBREL_WATCH    path of the statistics file of a `whimbrel watch`, in which sessions take part; beside it, with ".events"
+//                     at its end, the event file, if events are wanted
 //   WHIMBREL_RUNG     guarded: as where userfaultfd is not to be had; userfaultfd: an error rather than that; absent: the best
 //
 // A process without WHIMBREL_RAM and WHIMBREL_TOTAL is left alone.
@@ -27,6 +29,8 @@ inline constexpr const char* kEnvDeviceProcess = "WHIMBREL_DEVICE_PROCESS";
 inline constexpr const char* kEnvStats = "WHIMBREL_STATS";
 inline constexpr const char* kEnvEvents = "WHIMBREL_EVENTS";
 inline constexpr const char* kEnvHugePages = "WHIMBREL_HUGE_PAGES";
+inline constexpr const char* kEnvWatch = "WHIMBREL_WATCH";
+inline constexpr const char* kEventsSuffix = ".events";
 inline constexpr const char* kEnvRung = "WHIMBREL_RUNG";
 
 // Copies, since the program may overwrite its environment and its memory may be away when we look.
@@ -39,6 +43,7 @@ struct Settings {
   // Sessions only: the way memory is managed. kBest: the first that works; kUserfaultfd: none that system calls would notice.
   enum class Rung : std::uint8_t { kBest, kUserfaultfd, kGuarded };
   Rung rung = Rung::kBest;
+  std::uint32_t session = 0;  // its number in this process, from 1; 0: no session
   char device[1280] = {};
   char device_process[160] = {};
   char stats[512] = {};

@@ -48,7 +48,15 @@ void raise_store(StorePeak& to, const StorePeak& from) noexcept {
   to.held_bytes.store(from.held_bytes.load(kRelaxed), kRelaxed);
 }
 
-bool was_managed(const StatsSlot& slot) noexcept { return slot.mode.load(kRelaxed) == EngineMode::kManaged; }
+bool was_managed(const StatsSlot& slot) noexcept {
+  const EngineMode mode = slot.mode.load(kRelaxed);
+  return mode == EngineMode::kManaged || mode == EngineMode::kEnded;
+}
+
+// Nobody writes to it any more.
+bool is_left(const StatsSlot& slot) noexcept {
+  return slot.mode.load(std::memory_order_acquire) == EngineMode::kEnded || !sys::process_exists(static_cast<int>(slot.pid.load(kRelaxed)));
+}
 
 void fold(const StatsSlot& slot, StatsHeader& into) noexcept {
   merge(into.exited, slot.pager);
@@ -148,11 +156,11 @@ StatsSlot* StatsFile::claim(std::uint32_t pid, std::uint32_t parent_pid, std::in
   return slot;
 }
 
-// Finds a slot whose process is dead, adds its numbers to the header's and clears it.
+// Finds a slot whose process is dead or whose session is closed, adds its numbers to the header's and clears it.
 StatsSlot* StatsFile::reclaim() const noexcept {
   for (StatsSlot& slot : layout_->slots) {
     SlotState state = slot.state.load(std::memory_order_acquire);
-    if (state != SlotState::kLive || sys::process_exists(static_cast<int>(slot.pid.load(kRelaxed)))) continue;
+    if (state != SlotState::kLive || !is_left(slot)) continue;
     if (!slot.state.compare_exchange_strong(state, SlotState::kFolding, std::memory_order_acq_rel)) continue;
     fold(slot, layout_->header);
     // Nobody else writes to a slot in this state; every field after the state counts as zero-initialised.

@@ -3,8 +3,10 @@
 // `whimbrel run` creates the file (permission 0600) and names it in the environment. Every process below it maps the
 // file and claims one slot; a forked child inherits the mapping and claims a slot of its own. Counters are stored
 // straight into the mapping, so they survive every kind of death, and reading them costs the program nothing.
+// `whimbrel watch` does the same for programs that open sessions: each session claims a slot, and the file's limits and
+// device are not for them.
 //
-// Layout (version 7, little endian, all offsets fixed):
+// Layout (version 8, little endian, all offsets fixed):
 //   0        StatsHeader          4096 bytes: identification, limits, what dead processes left behind
 //   4096     StatsMessage[256]    65536 bytes: ring of messages for people, written by anyone, read by `run`
 //   69632    StatsSlot[4096]      1024 bytes each; the second half is the pager's own statistics (pager/stats.h)
@@ -22,7 +24,7 @@
 namespace whimbrel {
 
 inline constexpr std::uint64_t kStatsMagic = 0x6c6572626d696877;  // the bytes "whimbrel"
-inline constexpr std::uint32_t kStatsVersion = 7;
+inline constexpr std::uint32_t kStatsVersion = 8;
 inline constexpr std::size_t kStatsMessages = 256;
 inline constexpr std::size_t kStatsSlots = 4096;
 inline constexpr std::size_t kStatsDevice = 1280;
@@ -43,6 +45,7 @@ enum class EngineMode : std::uint32_t {
   kWaiting = 0,    // below the budget: nothing but a sleeping thread
   kManaged = 1,    // memory is being moved
   kUnmanaged = 2,  // whimbrel could not start in this process; it runs as if without it
+  kEnded = 3,      // a session that has been closed, in a process that may go on
 };
 
 struct alignas(1024) StatsSlot {
@@ -68,6 +71,10 @@ struct alignas(1024) StatsSlot {
   // Of the run's changes of device: the last one that this process follows, and the last one that it could not; counted from 1.
   std::atomic<std::uint32_t> device_change, device_refused;
   Counter leaving_pages;       // still on the device before
+  // Of a session: its number in its process, from 1, its budget and its device (cut to what fits). 0: a process of a run.
+  std::atomic<std::uint32_t> session;
+  std::array<std::atomic<char>, 44> device;
+  Counter ram_limit_bytes, total_limit_bytes;  // 0: none
   alignas(256) PagerStats pager;
 };
 static_assert(sizeof(PagerStats) <= 768, "a new layout version is needed");
@@ -137,8 +144,8 @@ class StatsFile {
   // The device, zero-terminated, and how many times it has been changed. False: it is being changed just now.
   [[nodiscard]] bool device(std::array<char, kStatsDevice>& out, std::uint32_t* changes) const noexcept;
 
-  // A slot for this process. When all have been used, one of a dead process is folded into the header and used again;
-  // null when every slot belongs to a living process.
+  // A slot for this process, or a session of it. When all have been used, one of a dead process or a closed session is folded
+  // into the header and used again; null when every slot is in use.
   [[nodiscard]] StatsSlot* claim(std::uint32_t pid, std::uint32_t parent_pid, std::int64_t now_ns) const noexcept;
   // Adds a message for people. Cut to what fits; never waits.
   void post(std::uint32_t pid, const char* text) const noexcept;

@@ -73,6 +73,14 @@ int choose_rung(Settings& settings) noexcept {
   return 0;
 }
 
+// What `whimbrel watch` wants to see. What it names and is not there is not looked at.
+void take_part_in_watch(Settings& settings) noexcept {
+  const char* const watch = secure_getenv(kEnvWatch);
+  if (watch == nullptr || std::strlen(watch) + std::strlen(kEventsSuffix) >= sizeof settings.events) return;
+  std::snprintf(settings.stats, sizeof settings.stats, "%s", watch);
+  std::snprintf(settings.events, sizeof settings.events, "%s%s", watch, kEventsSuffix);
+}
+
 int check_budget(const char* what, std::uint64_t ram, std::uint64_t total) noexcept {
   if (ram == 0 && total == 0) return complain(EINVAL, what, "set ram_bytes, total_bytes or both");
   for (const std::uint64_t limit : {ram, total}) {
@@ -115,6 +123,7 @@ int whimbrel_session::open(const whimbrel_session_options& options, whimbrel_ses
   settings.total_bytes = options.total_bytes;
   settings.whole_process = false;
   if (const int bad = choose_rung(settings); bad != 0) return bad;
+  take_part_in_watch(settings);
   const char* device = options.device != nullptr ? options.device : "zstd";
   if (std::strlen(device) >= sizeof settings.device)
     return complain(EINVAL, "whimbrel_session_open: too long a device");
@@ -149,6 +158,7 @@ int whimbrel_session::open(const whimbrel_session_options& options, whimbrel_ses
   if (!memory) return complain(memory.error(), kWhat);
   auto* const made = ::new (*memory) whimbrel_session();
   made->device_process_ = std::move(device_process);
+  settings.session = static_cast<std::uint32_t>(room - std::begin(list.open)) + 1;
   made->ram_bytes_.store(options.ram_bytes);
   made->total_bytes_.store(options.total_bytes);
   for_each_relied_on([](void* engine, PageRange range) { static_cast<Engine*>(engine)->forbid(range); },
@@ -220,7 +230,7 @@ int whimbrel_session::set_budget(std::uint64_t ram, std::uint64_t total) noexcep
   if (const int bad = check_budget("whimbrel_session_set_budget", ram, total); bad != 0) return bad;
   ram_bytes_.store(ram);
   total_bytes_.store(total);
-  engine_.pager().set_limits(ram, total);
+  engine_.set_budget(ram, total);
   return 0;
 }
 

@@ -22,7 +22,7 @@ WORK = "data = bytearray(b'x' * (24 << 20)); print(sum(data[::4096]))"
 def shown():
     """(where, words) of every command line in the documents and in the help of each command."""
     texts = [(path.name, path.read_text()) for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
-    commands = ("run", "doctor", "top", "budget", "device", "replay", "report", "map")
+    commands = ("run", "watch", "doctor", "top", "budget", "device", "replay", "report", "map")
     for command in commands:
         done = subprocess.run([WHIMBREL, command, "--help"], capture_output=True, text=True, check=True, timeout=60)
         texts.append((f"whimbrel {command} --help", done.stdout))
@@ -55,9 +55,9 @@ class Examples(unittest.TestCase):
     def prepared(self, words):
         words = ["run.events" if word == "EVENTS" else str(self.living.pid) if word in ("PID", "4711") else word for word in words]
         words = [re.sub(r"/var/(tmp|lib/node_exporter)|/disk\d|/mnt/nvme", self.directory, word) for word in words]
-        if words[0] == "run":
+        if words[0] in ("run", "watch"):
             end = words.index("--") if "--" in words else next((i for i, word in enumerate(words) if word.startswith(("PROGRAM", "./"))), len(words))
-            words = ["another.events" if word == "run.events" else word for word in words]
+            words = ["another.events" if word in ("run.events", "job.events") else word for word in words]
             return words[:end] + ["--", "/bin/true"]
         if words[0] == "top":
             return [*words, "--once"] if "--once" not in words else words
@@ -83,7 +83,7 @@ class Examples(unittest.TestCase):
                 allowed = (0, 1) if command[0] in ("doctor", "budget") else (0,)
                 self.assertIn(done.returncode, allowed, done.stdout + done.stderr)
         self.assertGreater(len(ran), 20)
-        self.assertEqual({command[0] for command in ran}, {"run", "doctor", "top", "budget", "device", "replay", "report", "map"})
+        self.assertEqual({command[0] for command in ran}, {"run", "watch", "doctor", "top", "budget", "device", "replay", "report", "map"})
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ class RedisWorkload:
         pass
 
     def run(self, tools, data, work, scale, limit, **budget):
-        count = {"ci": 22_000, "full": 800_000}[scale]
+        count = {"ci": 15_000, "full": 800_000}[scale]
         running = watch.Running(tools, _redis_command(work, "redis.sock"), cwd=work, limit=limit,
                                 env=watch.programs_environment(), **budget)
         said = []

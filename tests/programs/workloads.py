@@ -70,7 +70,7 @@ def _text(out, megabytes, words_a_line=5):
 
 # --- sort ---
 
-_SORT_MB = {"ci": 15, "full": 1024}
+_SORT_MB = {"ci": 12, "full": 1024}
 
 
 def _sort_prepare(data, scale):
@@ -104,7 +104,7 @@ PRAGMA integrity_check;
 
 
 def _sqlite_prepare(data, scale):
-    rows = {"ci": 210_000, "full": 5_000_000}[scale]
+    rows = {"ci": 150_000, "full": 5_000_000}[scale]
     _write_once(data / f"queries-{scale}.sql", lambda out: out.write(_SQL.format(rows=rows)))
 
 
@@ -146,7 +146,7 @@ def _numpy_missing_package():
 
 # --- cc1plus ---
 
-_CPP_CLASSES = {"ci": 4, "full": 60}
+_CPP_CLASSES = {"ci": 3, "full": 60}
 
 
 def _cpp_source(out, classes):
@@ -265,7 +265,7 @@ def _java_prepare(data, scale):
 
 
 def _java_command(data, scale, tools):
-    heap, n = {"ci": ("120m", "70000"), "full": ("1400m", "1000000")}[scale]
+    heap, n = {"ci": ("96m", "50000"), "full": ("1400m", "1000000")}[scale]
     # The heap at its full size from the start: how it grows depends on the time that things take.
     return ["java", f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseSerialGC", "-Xshare:auto", "-cp", data / "java", "Maps", n]
 
@@ -297,7 +297,7 @@ def _perl_prepare(data, scale):
 
 # --- git gc ---
 
-_GIT_BLOBS = {"ci": (16, 5, 500), "full": (60, 10, 2000)}  # files, versions, KiB each
+_GIT_BLOBS = {"ci": (12, 5, 500), "full": (60, 10, 2000)}  # files, versions, KiB each
 
 
 def _git_prepare(data, scale):
@@ -367,7 +367,7 @@ def _forks_prepare(data, scale):
 
 # --- xz ---
 
-_XZ_MB = {"ci": 7, "full": 60}
+_XZ_MB = {"ci": 4, "full": 60}
 
 
 def _repeated_text(out, megabytes):
@@ -411,14 +411,14 @@ def simple_workloads():
         Workload("java", ["java", "javac"], _java_prepare, _java_command, packages="openjdk-17-jdk-headless",
                  limit=240),
         Workload("perl", ["perl"], _perl_prepare,
-                 lambda data, scale, tools: ["perl", data / "hash.pl", {"ci": "50000", "full": "1000000"}[scale]],
+                 lambda data, scale, tools: ["perl", data / "hash.pl", {"ci": "35000", "full": "1000000"}[scale]],
                  packages="perl", limit=240),
         Workload("git", ["git"], _git_prepare, _git_command, set_up=_git_set_up, packages="git", limit=240),
         Workload("forks", ["bash"], _forks_prepare,
-                 lambda data, scale, tools: ["bash", data / "forks.sh", {"ci": "90000", "full": "1500000"}[scale]],
+                 lambda data, scale, tools: ["bash", data / "forks.sh", {"ci": "60000", "full": "1500000"}[scale]],
                  packages="bash"),
         Workload("threads", ["true"], lambda data, scale: None,
-                 lambda data, scale, tools: [tools.hostile, "thread-churn", {"ci": "48", "full": "512"}[scale]]),
+                 lambda data, scale, tools: [tools.hostile, "thread-churn", {"ci": "32", "full": "512"}[scale]]),
         Workload("xz", ["xz"], _xz_prepare, _xz_command, outputs=lambda work: [work / "packed.xz"],
                  packages="xz-utils", limit=240),
     ]
