@@ -75,6 +75,12 @@ int whimbrel_session_open(const struct whimbrel_session_options *options, whimbr
 int whimbrel_session_close(whimbrel_session *session) WHIMBREL_API;
 /* Another budget, now: what is too much leaves in the background. EINVAL. */
 int whimbrel_session_set_budget(whimbrel_session *session, uint64_t ram_bytes, uint64_t total_bytes) WHIMBREL_API;
+/* Another device, as whimbrel_session_options.device names it. What leaves from now on goes there; what is away moves there in the
+ * background while the program goes on (leaving_pages of the statistics: 0 when all has), and then the one before is closed. To
+ * add a tier or a copy, or to take one away, name what is to be in the end. EINVAL: the specification, or null. ENODEV: nothing
+ * answers there. EIO: the device cannot be had, or those of three changes before are not empty yet. The session keeps its device
+ * then, and nothing is lost. */
+int whimbrel_session_set_device(whimbrel_session *session, const char *device) WHIMBREL_API;
 
 struct whimbrel_session_stats {
   size_t struct_size;           /* in: sizeof of the caller's */
@@ -98,6 +104,7 @@ struct whimbrel_session_stats {
   uint64_t refused_pages;       /* would not move: pinned by a device, shared after a fork */
   uint64_t device_errors;       /* failed stores: pages stayed in RAM */
   uint64_t load_errors;         /* failed loads: the access got SIGBUS */
+  uint64_t leaving_pages;       /* still on devices before this one (whimbrel_session_set_device) */
 };
 /* Fills what *stats has room for. EINVAL: struct_size. */
 int whimbrel_session_get_stats(whimbrel_session *session, struct whimbrel_session_stats *stats) WHIMBREL_API;

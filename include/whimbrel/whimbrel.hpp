@@ -217,6 +217,8 @@ class session {
   void set_budget(std::uint64_t ram, std::uint64_t total = 0) {
     detail::check(whimbrel_session_set_budget(session_, ram, total));
   }
+  // What is away moves there in the background: stats().leaving_pages.
+  void set_device(const std::string& device) { detail::check(whimbrel_session_set_device(session_, device.c_str())); }
   [[nodiscard]] statistics stats() const {
     statistics now{};
     now.struct_size = sizeof now;

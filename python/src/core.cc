@@ -123,6 +123,9 @@ class Session {
   void set_budget(std::uint64_t ram, std::uint64_t total) {
     call([&, s = get()] { return whimbrel_session_set_budget(s, ram, total); });
   }
+  void set_device(const std::string& device) {
+    call([&, s = get()] { return whimbrel_session_set_device(s, device.c_str()); });
+  }
   [[nodiscard]] bool owns(std::uintptr_t address) const {
     return session_ != nullptr && whimbrel_residency(get(), pointer(address), 1, nullptr, 0) >= 0;
   }
@@ -150,7 +153,7 @@ class Session {
                     "total_bytes"_a = s.total_bytes, "pages_out"_a = s.pages_out, "pages_home"_a = s.pages_home,
                     "faults"_a = s.faults, "fresh_faults"_a = s.fresh_faults, "wait_ns"_a = s.wait_ns,
                     "over_limit"_a = s.over_limit, "refused_pages"_a = s.refused_pages,
-                    "device_errors"_a = s.device_errors, "load_errors"_a = s.load_errors);
+                    "device_errors"_a = s.device_errors, "load_errors"_a = s.load_errors, "leaving_pages"_a = s.leaving_pages);
   }
   [[nodiscard]] std::string rung() const { return whimbrel_session_rung(get()); }
   [[nodiscard]] std::string notice() const {
@@ -228,6 +231,7 @@ PYBIND11_MODULE(_core, module) {
       .def("advise", &Session::advise)
       .def("adopt", &Session::adopt)
       .def("release", &Session::release)
+      .def("set_device", &Session::set_device, py::arg("device"))
       .def("set_budget", &Session::set_budget, py::arg("ram"), py::arg("total"))
       .def("owns", &Session::owns)
       .def("residency", &Session::residency)

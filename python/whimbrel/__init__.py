@@ -291,6 +291,22 @@ class Session:
         """Another budget, now; what is too much leaves in the background."""
         self._core.set_budget(_bytes(ram, "ram"), _bytes(total, "total"))
 
+    def set_device(self, device: str) -> None:
+        """Another device. What is away moves there in the background; ``stats()["leaving_pages"]`` is 0 when all has.
+
+        >>> import time
+        >>> session = Session(ram="2M", device="lz4")
+        >>> a = session.zeros(1 << 20)
+        >>> a[:] = 1
+        >>> session.set_device("zstd")
+        >>> while session.stats()["leaving_pages"]:
+        ...     time.sleep(0.01)
+        >>> float(a.sum())
+        1048576.0
+        """
+        self._core.set_device(device)
+        self.device = device
+
     def owns(self, a: np.ndarray) -> bool:
         return self._core.owns(_range(a)[0])
 

@@ -13,6 +13,8 @@ namespace {
 
 constexpr auto kPause = std::chrono::seconds(1);
 constexpr auto kAbortTakes = std::chrono::seconds(5);
+// Who has not looked for so long was stopped himself: what threads did meanwhile is not known.
+constexpr auto kUnseen = std::chrono::seconds(3);
 constexpr unsigned kExiting = 0x4;  // proc(5), stat: flags of the kernel's task, PF_EXITING
 
 struct ThreadState {
@@ -52,6 +54,7 @@ long seconds_of(std::chrono::steady_clock::duration d) { return std::chrono::dur
 
 void EngineWatch::look_at(Time now) {
   if (patience_.count() == 0 || now < next_look_) return;
+  if (next_look_ != Time{} && next_look_ + kUnseen < now) processes_.clear();
   next_look_ = now + kPause;
   const std::uint32_t used = std::min<std::uint32_t>(layout_.header.next_slot.load(std::memory_order_acquire),
                                                      static_cast<std::uint32_t>(kStatsSlots));
@@ -83,7 +86,7 @@ void EngineWatch::look_at_process(StatsSlot& slot, Process& process, Time now) {
   }
   const std::optional<ThreadState> main = read_state(process.pid, process.pid);
   if (!main || is_dead(main->state) || main->exiting) return;
-  if (is_stopped(main->state)) {  // as a whole: by a signal, or a debugger
+  if (is_stopped(main->state) || is_engine_stopped(slot, process)) {  // as a whole: by a signal, or a debugger
     process.fault.stopped = process.background.stopped = false;
     process.said_serving = slot.serving_since_ns.load(std::memory_order_relaxed);
     process.waits.forget();
@@ -124,6 +127,16 @@ void EngineWatch::look_at_waits(StatsSlot& slot, Process& process, Time now) {
   say(process, "thread " + std::to_string(found.helped) + " waited " + std::to_string(seconds_of(found.waited)) +
       " s for memory that nobody was bringing; it has been made to ask again and goes on",
       "nothing is lost; this should not happen: report it with the output of `whimbrel doctor`");
+}
+
+// Both threads: a program that is stopped while one of its threads waits for memory inside a system call stops no further.
+bool EngineWatch::is_engine_stopped(const StatsSlot& slot, const Process& process) {
+  for (const auto* thread : {&slot.fault_thread, &slot.background_thread}) {
+    const std::uint32_t number = thread->load(std::memory_order_acquire);
+    const std::optional<ThreadState> state = number == 0 ? std::nullopt : read_state(process.pid, number);
+    if (!state || !is_stopped(state->state)) return false;
+  }
+  return true;
 }
 
 void EngineWatch::look_at_serving(const StatsSlot& slot, Process& process, Time now) {

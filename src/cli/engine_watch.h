@@ -63,6 +63,7 @@ class EngineWatch {
 
   void look_at_process(StatsSlot& slot, Process& process, Time now);
   void look_at_waits(StatsSlot& slot, Process& process, Time now);
+  [[nodiscard]] static bool is_engine_stopped(const StatsSlot& slot, const Process& process);
   void look_at_serving(const StatsSlot& slot, Process& process, Time now);
   // Why the thread does not work any more; null: it does, as far as can be seen.
   [[nodiscard]] const char* trouble(const Process& process, Watched& watched, std::uint32_t thread, Time now) const;

@@ -54,7 +54,7 @@ struct RunSample {
 
 inline constexpr std::string_view kSessionsOwn = "its sessions have budgets and devices of their own";
 inline constexpr std::string_view kChangeSessions =
-    "the program changes them: whimbrel_session_set_budget(), or in Python set_budget(); whimbrel top --once --json shows them";
+    "the program changes them: whimbrel_session_set_budget() and _set_device(), in Python set_budget() and set_device()";
 
 struct Sample {
   std::int64_t time_ns = 0;  // monotonic

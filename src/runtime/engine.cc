@@ -79,7 +79,11 @@ void Engine::open_slot() noexcept {
   if (slot != nullptr) slot_ = slot;
   slot_->device_change.store(device_changes_, std::memory_order_relaxed);  // a child goes on with its parent's
   if (settings_.session != 0) describe_session();
-  if (settings_.session != 0 && of_parent != nullptr) note_limits(of_parent->ram_limit_bytes, of_parent->total_limit_bytes);
+  if (of_parent != nullptr) {
+    note_limits(of_parent->ram_limit_bytes, of_parent->total_limit_bytes);
+  } else {
+    note_limits(settings_.ram_bytes, settings_.total_bytes);
+  }
   char name[16] = {};
   if (const Result<std::size_t> got = sys::read_text("/proc/thread-self/comm", name, sizeof name); got) {
     for (std::size_t i = 0; i < *got && name[i] != '\n'; ++i) slot_->name[i].store(name[i], std::memory_order_relaxed);
@@ -89,9 +93,9 @@ void Engine::open_slot() noexcept {
 // For whoever looks at the file: limits and device of a run stand in its header.
 void Engine::describe_session() noexcept {
   slot_->session.store(settings_.session, std::memory_order_relaxed);
-  note_limits(settings_.ram_bytes, settings_.total_bytes);
-  for (std::size_t i = 0; i + 1 < slot_->device.size() && settings_.device[i] != 0; ++i) {
+  for (std::size_t i = 0; i + 1 < slot_->device.size(); ++i) {
     slot_->device[i].store(settings_.device[i], std::memory_order_relaxed);
+    if (settings_.device[i] == 0) break;
   }
 }
 

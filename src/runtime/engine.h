@@ -72,6 +72,10 @@ class Engine final : private Footprint {
   [[nodiscard]] const char* rung_name() const noexcept { return mmu_->rung_name(); }
   [[nodiscard]] bool has_ended() const noexcept { return phase_.load(std::memory_order_acquire) == Phase::kOff; }
   [[nodiscard]] Pager& pager() noexcept { return *pager_; }
+  // Another device: what is stored from now on goes there, what lies on the one before moves there in the background. Waits until
+  // the engine has taken it. `device_process`: address of the one for devices that need it. One caller at a time. kInvalid: it
+  // stays what it was, and last_said() tells why; kGone: the engine has ended.
+  [[nodiscard]] Result<void> set_device(const char* specification, const char* device_process) noexcept;
   // Another budget, now; bytes, 0: no limit of that kind.
   void set_budget(std::uint64_t ram, std::uint64_t total) noexcept;
   // Pages in RAM whose last contents the device has as well do not count as stored.
@@ -115,6 +119,8 @@ class Engine final : private Footprint {
   void look_for_growth() noexcept;
   void follow_budget() noexcept;
   void follow_device() noexcept;
+  void look_at_leaving() noexcept;
+  [[nodiscard]] bool wanted_device(std::array<char, kStatsDevice>& specification) const noexcept;
   void change_device(std::uint32_t change) noexcept;
   void watch_the_fault_thread() noexcept;
   void keep_off_the_faulter() noexcept;
@@ -182,7 +188,12 @@ class Engine final : private Footprint {
   std::uint64_t mapped_ = 0;  // bytes of address space at the last look
   std::int64_t next_growth_look_ = 0;
   std::uint32_t budget_changes_ = 0;  // of the run's budget that have been followed
-  std::uint32_t device_changes_ = 0;  // of the run's device that have been looked at
+  std::uint32_t device_changes_ = 0;  // of the device that have been looked at
+  // Of a session: what set_device() asks for, until device_done_.
+  std::atomic<std::uint32_t> device_asked_{0};
+  std::array<char, kStatsDevice> asked_device_{};
+  char asked_device_process_[sizeof Settings::device_process] = {};
+  Event device_done_;
   FaultWatch fault_watch_;
   std::uint64_t rewakes_ = 0;                // that have been done
   std::atomic<std::uint64_t> fault_rounds_{0};  // of serving that have begun

@@ -1,33 +1,56 @@
 // Engine: another device, while the program goes on.
 #include <algorithm>
 #include <array>
+#include <span>
 #include <utility>
 
 #include "runtime/engine.h"
 
 namespace whimbrel {
+namespace {
 
-// The run's device may be changed from outside. Before there is one, the new one is what will be made; afterwards what is
-// stored goes to it from now on, and what lies on the one before moves there in the background.
+constexpr std::int64_t kLookAgain = 50'000'000;
+
+void copy_text(const char* from, std::span<char> to) noexcept {
+  std::size_t n = 0;
+  for (; n + 1 < to.size() && from[n] != 0; ++n) to[n] = from[n];
+  to[n] = 0;
+}
+
+}  // namespace
+
+// The device may be changed from outside: that of a run by its file, that of a session by the program. Before there is one, the
+// new one is what will be made; afterwards what is stored goes to it from now on, and what lies on the one before moves there in
+// the background.
 void Engine::follow_device() noexcept {
-  if (!file_ || settings_.session != 0) return;
-  const std::uint32_t changes = file_.layout().header.device_writes.load(std::memory_order_acquire) / 2;
-  if (device_ != nullptr && !asleep_) {
-    const SwitchDevice::Leaving leaving = device_->leaving();
-    slot_->leaving_pages.store(leaving.stored_pages, std::memory_order_relaxed);
-    if (leaving.devices != 0) {
-      const GateSection section(bring_up_gate_);  // else a fork is under way
-      if (section && device_->retire()) pager_->note_evacuated();
-    }
-  }
+  std::uint32_t changes = device_asked_.load(std::memory_order_acquire);
+  if (settings_.session == 0 && file_) changes = file_.layout().header.device_writes.load(std::memory_order_acquire) / 2;
+  look_at_leaving();
   if (changes == device_changes_) return;
   change_device(changes);
+  if (device_changes_ == changes) device_done_.advance();
+}
+
+void Engine::look_at_leaving() noexcept {
+  if (device_ == nullptr || asleep_) return;
+  const SwitchDevice::Leaving leaving = device_->leaving();
+  slot_->leaving_pages.store(leaving.stored_pages, std::memory_order_relaxed);
+  if (leaving.devices == 0) return;
+  const GateSection section(bring_up_gate_);  // else a fork is under way
+  if (section && device_->retire()) pager_->note_evacuated();
+}
+
+// False: it is being written just now.
+bool Engine::wanted_device(std::array<char, kStatsDevice>& specification) const noexcept {
+  std::uint32_t seen = 0;
+  if (settings_.session == 0) return file_.device(specification, &seen);
+  specification = asked_device_;  // whoever asked waits
+  return true;
 }
 
 void Engine::change_device(std::uint32_t change) noexcept {
   std::array<char, kStatsDevice> specification;
-  std::uint32_t seen = 0;
-  if (!file_.device(specification, &seen)) return;  // is being written
+  if (!wanted_device(specification)) return;
   static_assert(sizeof settings_.device == kStatsDevice);
   if (asleep_) return;  // inherited, and not needed so far: when it is
   if (device_ == nullptr) {
@@ -41,6 +64,7 @@ void Engine::change_device(std::uint32_t change) noexcept {
   std::array<char, kStatsDevice> before;
   std::copy_n(settings_.device, before.size(), before.begin());
   std::copy(specification.begin(), specification.end(), settings_.device);
+  if (settings_.session != 0) std::copy_n(asked_device_process_, sizeof asked_device_process_, settings_.device_process);
   device_changes_ = change;
   Result<void> replaced = fail(Errc::kInvalid);
   if (Result<DeviceHandle> made = make_the_device(); made) {
@@ -59,7 +83,22 @@ void Engine::change_device(std::uint32_t change) noexcept {
     say("the device stays what it was: ", before.data());
     std::copy(before.begin(), before.end(), settings_.device);
   }
+  if (settings_.session != 0) describe_session();
   (replaced ? slot_->device_change : slot_->device_refused).store(change, std::memory_order_release);
+}
+
+Result<void> Engine::set_device(const char* specification, const char* device_process) noexcept {
+  std::uint32_t seen = device_done_.value();
+  copy_text(specification, asked_device_);
+  copy_text(device_process, asked_device_process_);
+  const std::uint32_t change = device_asked_.fetch_add(1, std::memory_order_release) + 1;
+  for (;; seen = device_done_.value()) {
+    if (has_ended()) return fail(Errc::kGone, 0, "the engine has ended");
+    if (slot_->device_change.load(std::memory_order_acquire) == change) return {};
+    if (slot_->device_refused.load(std::memory_order_acquire) == change) return fail(Errc::kInvalid, 0, "the device stays what it was");
+    pager_->wake_event().advance();
+    device_done_.wait(seen, kLookAgain);
+  }
 }
 
 }  // namespace whimbrel

@@ -41,6 +41,7 @@ void Engine::after_fork_in_child() noexcept {
   bring_up_gate_.reset_in_child();
   nudge_.reset_after_fork();
   child_event_.reset_after_fork();
+  device_done_.reset_after_fork();
   reset_identity_in_child();
   said_mutex_.reset_after_fork();
   if (hints_ != nullptr) hints_->reset_in_child();

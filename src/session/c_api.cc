@@ -103,6 +103,13 @@ int whimbrel_session_set_budget(whimbrel_session* session, std::uint64_t ram_byt
   return session->set_budget(ram_bytes, total_bytes);
 }
 
+int whimbrel_session_set_device(whimbrel_session* session, const char* device) {
+  constexpr const char* kWhat = "whimbrel_session_set_device";
+  if (session == nullptr) return capi::complain_because(EINVAL, kWhat, kNoSession);
+  if (device == nullptr) return complain(EINVAL, kWhat, "a device must be named");
+  return session->set_device(device);
+}
+
 int whimbrel_session_get_stats(whimbrel_session* session, whimbrel_session_stats* stats) {
   constexpr const char* kWhat = "whimbrel_session_get_stats";
   if (session == nullptr) return capi::complain_because(EINVAL, kWhat, kNoSession);

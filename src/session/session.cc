@@ -96,11 +96,10 @@ int check_budget(const char* what, std::uint64_t ram, std::uint64_t total) noexc
 }
 
 // What stands behind the device process is tried out at once: a server that is not there is a mistake to hear of now.
-int start_device_process(const char* device, device_process::DeviceProcess& process) {
-  constexpr const char* kWhat = "whimbrel_session_open";
+int start_device_process(const char* what, const char* device, device_process::DeviceProcess& process) {
   if (!needs_device_process(device, built_in_devices())) return 0;
   std::string problem, advice;
-  if (!process.start(true, &problem, &advice)) return capi::complain_because(ENODEV, kWhat, problem.c_str(), advice.c_str());
+  if (!process.is_running() && !process.start(true, &problem, &advice)) return capi::complain_because(ENODEV, what, problem.c_str(), advice.c_str());
   SpecMessage message;
   const Result<void> good = try_device_spec(device, built_in_devices(), process.address().c_str(), message);
   if (good) return 0;
@@ -110,7 +109,15 @@ int start_device_process(const char* device, device_process::DeviceProcess& proc
     advice = problem.substr(next + 8);
     problem.erase(next);
   }
-  return capi::complain_because(capi::errno_of(good.error()), kWhat, problem.c_str(), advice.c_str());
+  return capi::complain_because(capi::errno_of(good.error()), what, problem.c_str(), advice.c_str());
+}
+
+// As far as the text of it goes.
+int check_device(const char* what, const char* device) noexcept {
+  if (std::strlen(device) >= sizeof Settings::device) return capi::complain_because(EINVAL, what, "too long a device", "at most 1279 characters");
+  SpecMessage message;
+  if (check_device_spec(device, built_in_devices(), message)) return 0;
+  return capi::complain_because(EINVAL, what, message.c_str(), "a device: ram, lz4, zstd, file:PATH, nbd:URI, or a chain or mirror of these");
 }
 
 }  // namespace
@@ -125,13 +132,8 @@ int whimbrel_session::open(const whimbrel_session_options& options, whimbrel_ses
   if (const int bad = choose_rung(settings); bad != 0) return bad;
   take_part_in_watch(settings);
   const char* device = options.device != nullptr ? options.device : "zstd";
-  if (std::strlen(device) >= sizeof settings.device)
-    return complain(EINVAL, "whimbrel_session_open: too long a device");
+  if (const int bad = check_device(kWhat, device); bad != 0) return bad;
   std::strcpy(settings.device, device);
-  SpecMessage message;
-  if (const Result<void> good = check_device_spec(device, built_in_devices(), message); !good) {
-    return capi::complain_because(EINVAL, kWhat, message.c_str(), "a device: ram, lz4, zstd, file:PATH, nbd:URI, or a chain or mirror of these");
-  }
   if (session::runs_under_whimbrel_run()) {
     return capi::complain_because(EBUSY, kWhat,
                                   "this program runs under `whimbrel run`, whose budget covers all its memory",
@@ -139,7 +141,7 @@ int whimbrel_session::open(const whimbrel_session_options& options, whimbrel_ses
   }
 
   device_process::DeviceProcess device_process;
-  if (const int bad = start_device_process(device, device_process); bad != 0) return bad;
+  if (const int bad = start_device_process(kWhat, device, device_process); bad != 0) return bad;
   std::snprintf(settings.device_process, sizeof settings.device_process, "%s", device_process.address().c_str());
 
   session::SessionList& list = session_list();
@@ -234,6 +236,19 @@ int whimbrel_session::set_budget(std::uint64_t ram, std::uint64_t total) noexcep
   return 0;
 }
 
+int whimbrel_session::set_device(const char* device) noexcept {
+  constexpr const char* kWhat = "whimbrel_session_set_device";
+  if (const int bad = check_device(kWhat, device); bad != 0) return bad;
+  MutexLock hold(mutex_);
+  if (const int bad = start_device_process(kWhat, device, device_process_); bad != 0) return bad;
+  const Result<void> done = engine_.set_device(device, device_process_.address().c_str());
+  if (done) return 0;
+  if (done.error().code == Errc::kGone) return complain(ESRCH, kWhat, "the session's engine has ended");
+  char said[248] = "";
+  (void)engine_.last_said(said);
+  return capi::complain_because(EIO, kWhat, said, "the device stays what it was, and nothing is lost: whimbrel_session_notice() has the reason");
+}
+
 void whimbrel_session::fill_stats(whimbrel_session_stats* stats) noexcept {
   {
     MutexLock hold(mutex_);
@@ -260,4 +275,5 @@ void whimbrel_session::fill_stats(whimbrel_session_stats* stats) noexcept {
   stats->refused_pages = pager.refused_pages.load();
   stats->device_errors = pager.device_errors.load();
   stats->load_errors = pager.load_errors.load();
+  stats->leaving_pages = engine_.statistics().leaving_pages.load();
 }

@@ -46,6 +46,7 @@ struct whimbrel_session {
   // ---- numbers ----
   void fill_stats(whimbrel_session_stats* stats) noexcept EXCLUDES(mutex_);
   [[nodiscard]] int set_budget(std::uint64_t ram, std::uint64_t total) noexcept;
+  [[nodiscard]] int set_device(const char* device) noexcept EXCLUDES(mutex_);
 
   [[nodiscard]] whimbrel::Engine& engine() noexcept { return engine_; }
   // By which means its memory is managed. Static text.

@@ -367,14 +367,14 @@ def _forks_prepare(data, scale):
 
 # --- xz ---
 
-_XZ_MB = {"ci": 4, "full": 60}
+_XZ_MB = {"ci": 5, "full": 60}
 
 
 def _repeated_text(out, megabytes):
-    """The same half a megabyte again and again, a line in fifty another one each time: where text never repeats the search
+    """The same thirty kilobytes again and again, a line in fifty another one each time: where text never repeats the search
     for matches touches a random page for each byte, and shows nothing but patience."""
     generator = random.Random(5)
-    lines = [f"{generator.getrandbits(64):016x} {' '.join(generator.choices(_WORDS, k=4))}\n" for _ in range(12000)]
+    lines = [f"{generator.getrandbits(64):016x} {' '.join(generator.choices(_WORDS, k=4))}\n" for _ in range(600)]
     written = 0
     while written < megabytes << 20:
         for _ in range(len(lines) // 50):

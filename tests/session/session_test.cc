@@ -15,69 +15,10 @@
 #include <thread>
 #include <vector>
 
-#include "whimbrel/whimbrel.hpp"
+#include "session_test.h"
 
+namespace whimbrel::session_tests {
 namespace {
-
-constexpr std::size_t kMiB = std::size_t{1} << 20;
-constexpr std::size_t kPage = 4096;
-constexpr std::size_t kWords = kPage / sizeof(std::uint64_t);
-
-using Words = whimbrel::array<std::uint64_t>;
-
-// Compressible, and every page different.
-std::uint64_t word_at(std::size_t i) { return i / kWords * 1'000'003 + i % 7; }
-
-void fill(std::span<std::uint64_t> words, std::uint64_t salt = 0) {
-  for (std::size_t i = 0; i < words.size(); ++i) words[i] = word_at(i) + salt;
-}
-std::size_t wrong(std::span<const std::uint64_t> words, std::uint64_t salt = 0) {
-  std::size_t bad = 0;
-  for (std::size_t i = 0; i < words.size(); ++i) bad += words[i] != word_at(i) + salt ? 1 : 0;
-  return bad;
-}
-std::size_t words_of(std::size_t bytes) { return bytes / sizeof(std::uint64_t); }
-
-std::size_t count(const std::vector<whimbrel::page>& pages, int where) {
-  std::size_t n = 0;
-  for (const whimbrel::page& page : pages) n += page.where == where ? 1 : 0;
-  return n;
-}
-
-bool is_whole(const whimbrel::outcome& o) { return o.asked == o.moved + o.already + o.empty + o.refused; }
-
-#if defined(__SANITIZE_THREAD__)
-constexpr bool kForksWithThreads = false;  // ThreadSanitizer starts no thread in the child of a program with threads
-#else
-constexpr bool kForksWithThreads = true;
-#endif
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr bool kMapsLittle = false;
-#else
-constexpr bool kMapsLittle = true;
-#endif
-constexpr const char* kNoForks = "ThreadSanitizer starts no threads in a forked child";
-
-bool on_guarded_arenas() {
-  static const bool is = std::strcmp(whimbrel::session({.ram = 4 * kMiB}).rung(), "guarded arenas") == 0;
-  return is;
-}
-constexpr const char* kNotGuarded = "not without userfaultfd: see guarded_session_test.cc";
-
-// The status of a forked child that runs `body`.
-template <class Body>
-int in_child(Body body) {
-  const pid_t child = fork();
-  if (child == 0) _exit(body());
-  int status = -1;
-  EXPECT_EQ(waitpid(child, &status, 0), child);
-  return status;
-}
-
-class SessionTest : public testing::TestWithParam<const char*> {
- protected:
-  whimbrel::options budget(std::uint64_t ram) { return {.ram = ram, .device = GetParam()}; }
-};
 
 TEST_P(SessionTest, ArraysFourTimesLargerThanTheBudgetKeepTheirContents) {
   whimbrel::session session(budget(8 * kMiB));
@@ -550,3 +491,4 @@ TEST(SessionsDeathTest, MemoryThatOutlivesItsSessionStopsTheProgram) {
 }
 
 }  // namespace
+}  // namespace whimbrel::session_tests
