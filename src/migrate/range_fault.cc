@@ -2,8 +2,14 @@
 
 #include <algorithm>
 
+#include "base/mutex.h"
+
 namespace whimbrel {
 namespace {
+
+// A page is moved within microseconds; what is swapped out for longer is believed after so many looks in one call.
+constexpr std::int64_t kPause = 200'000;
+constexpr int kMostPauses = 50;
 
 class RangeFault {
  public:
@@ -20,6 +26,12 @@ class RangeFault {
       const Result<PageIndex> next = walk(PageRange::between(at, end));
       if (!next) return std::unexpected(next.error());
       at = *next;
+      if (unsettled_) {
+        unsettled_ = false;
+        Event nobody;
+        nobody.wait(nobody.value(), kPause);
+        continue;
+      }
       if (need_.empty()) continue;
       if (const Result<void> faulted = fault_in(); !faulted) return faulted;
     }
@@ -93,6 +105,12 @@ class RangeFault {
           bits = HmmPfn::kValid | (is_writable(runs[r], mapping) ? HmmPfn::kWrite : 0);
           pfn = !entry.is_ram() ? entry.pfn().raw() : (runs[r].kind & PageRun::kZero) != 0 ? 0 : at.raw();
           order = (runs[r].kind & PageRun::kHuge) != 0 ? kHugeOrder : 0;
+        } else if (r < count && runs[r].range.contains(at) && (runs[r].kind & PageRun::kSwapped) != 0 && pauses_ != 0) {
+          // The kernel may be moving the page elsewhere in RAM (compaction), which looks the same as swap from here; inside the
+          // kernel such a walk waits for the end of it.
+          --pauses_;
+          unsettled_ = true;
+          return at;
         }
       }
       // HR-12: own device pages are never faulted, whatever is wanted.
@@ -149,6 +167,8 @@ class RangeFault {
   HmmRange& range_;
   PageRange need_;
   bool need_write_ = false;
+  bool unsettled_ = false;  // look again after a pause
+  int pauses_ = kMostPauses;
 };
 
 }  // namespace
