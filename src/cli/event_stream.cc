@@ -23,7 +23,7 @@ constexpr std::int64_t kMillisecond = 1'000'000;
 constexpr std::int64_t kSamplePause = 100 * kMillisecond;
 // Each look takes a processor from the program for a moment. Stacks have to be matched with their faults soon; else there is room in
 // the rings for far longer.
-constexpr int kPauseMs = 20, kShortestPauseMs = 2;
+constexpr int kPauseMs = 50, kShortestPauseMs = 2;
 constexpr std::size_t kFlushAt = std::size_t{64} << 10;
 // A ring is used again when its owner has been dead and silent for so long: death is seen by process number, and in
 // another namespace of these that may be wrong.

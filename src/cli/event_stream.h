@@ -1,7 +1,7 @@
 // EventStream: turns what the engines of a run record (runtime/event_file.h) into JSON lines while the program runs, with a
 // thread of its own. docs/events.md describes the lines.
 //
-// The thread takes the records fifty times a second (oftener where stacks are looked at), sorts what it took by time and writes
+// The thread takes the records twenty times a second (oftener where stacks are looked at), sorts what it took by time and writes
 // it. When it is too slow, the rings run full, the engines count what they drop, and the stream says so where it happened: a
 // "lost" line.
 #pragma once
