@@ -19,6 +19,10 @@ class ScriptedMmu final : public Mmu {
   void cut_next_move(PageCount done, Errc why) { cut_ = Cut{done, why}; }
   // Called before each move, with the engine's lock held as the engine holds it.
   void before_move(std::function<void(PageIndex to, PageIndex from)> look) { look_ = std::move(look); }
+  // The next scans find what is there as if the kernel were moving it elsewhere.
+  void move_in_scans(int scans) { moving_scans_ = scans; }
+  [[nodiscard]] int scans() const { return scans_; }
+  [[nodiscard]] int populated() const { return populated_; }
   // What is_shared() answers from now on.
   void set_shared(bool shared) { shared_ = shared; }
   [[nodiscard]] const std::vector<PageRange>& woken() const { return woken_; }
@@ -48,7 +52,14 @@ class ScriptedMmu final : public Mmu {
     return inner_.detailed_mapping_at_or_above(page);
   }
   Result<std::size_t> scan(PageRange range, std::span<PageRun> out, PageIndex* scanned) noexcept override {
-    return inner_.scan(range, out, scanned);
+    const Result<std::size_t> found = inner_.scan(range, out, scanned);
+    ++scans_;
+    if (moving_scans_ == 0) return found;
+    --moving_scans_;
+    for (PageRun& run : out.first(found.value_or(0))) {
+      if ((run.kind & PageRun::kPresent) != 0) run.kind = PageRun::kSwapped;
+    }
+    return found;
   }
   Result<void> watch(PageRange range) noexcept override { return inner_.watch(range); }
   Result<void> unwatch(PageRange range) noexcept override { return inner_.unwatch(range); }
@@ -65,7 +76,10 @@ class ScriptedMmu final : public Mmu {
   Result<void> poison(PageRange range) noexcept override { return inner_.poison(range); }
   Result<void> discard(PageRange range) noexcept override { return inner_.discard(range); }
   Result<void> discard_many(std::span<const PageRange> ranges) noexcept override { return inner_.discard_many(ranges); }
-  Result<void> populate(PageRange range, bool write) noexcept override { return inner_.populate(range, write); }
+  Result<void> populate(PageRange range, bool write) noexcept override {
+    ++populated_;
+    return inner_.populate(range, write);
+  }
   Result<PageRange> open_window(PageCount count, WindowKind kind) noexcept override { return inner_.open_window(count, kind); }
   void close_window(PageRange window) noexcept override { inner_.close_window(window); }
   std::byte* bytes(PageIndex page) noexcept override { return inner_.bytes(page); }
@@ -84,6 +98,7 @@ class ScriptedMmu final : public Mmu {
   std::optional<Cut> cut_;
   std::function<void(PageIndex, PageIndex)> look_;
   bool shared_ = false;
+  int moving_scans_ = 0, scans_ = 0, populated_ = 0;
   std::vector<PageRange> woken_;
 };
 

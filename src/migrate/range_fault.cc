@@ -105,9 +105,10 @@ class RangeFault {
           bits = HmmPfn::kValid | (is_writable(runs[r], mapping) ? HmmPfn::kWrite : 0);
           pfn = !entry.is_ram() ? entry.pfn().raw() : (runs[r].kind & PageRun::kZero) != 0 ? 0 : at.raw();
           order = (runs[r].kind & PageRun::kHuge) != 0 ? kHugeOrder : 0;
-        } else if (r < count && runs[r].range.contains(at) && (runs[r].kind & PageRun::kSwapped) != 0 && pauses_ != 0) {
+        } else if (r < count && runs[r].range.contains(at) && (runs[r].kind & PageRun::kSwapped) != 0 &&
+                   (want & HmmPfn::kReqFault) == 0 && pauses_ != 0) {
           // The kernel may be moving the page elsewhere in RAM (compaction), which looks the same as swap from here; inside the
-          // kernel such a walk waits for the end of it.
+          // kernel such a walk waits for the end of it. Where a fault is asked for, the fault waits.
           --pauses_;
           unsettled_ = true;
           return at;
