@@ -78,11 +78,11 @@ void Engine::open_slot() noexcept {
                                 clock_.now_ns());
   if (slot != nullptr) slot_ = slot;
   slot_->device_change.store(device_changes_, std::memory_order_relaxed);  // a child goes on with its parent's
-  if (settings_.session != 0) describe_session();
-  if (of_parent != nullptr) {
-    note_limits(of_parent->ram_limit_bytes, of_parent->total_limit_bytes);
-  } else {
-    note_limits(settings_.ram_bytes, settings_.total_bytes);
+  if (settings_.session != 0) {
+    describe_session();
+    const bool inherited = of_parent != nullptr;  // and changed since it was opened, perhaps
+    note_limits(inherited ? of_parent->ram_limit_bytes.load() : settings_.ram_bytes,
+                inherited ? of_parent->total_limit_bytes.load() : settings_.total_bytes);
   }
   char name[16] = {};
   if (const Result<std::size_t> got = sys::read_text("/proc/thread-self/comm", name, sizeof name); got) {

@@ -1,23 +1,11 @@
 // Engine: another device, while the program goes on.
 #include <algorithm>
 #include <array>
-#include <span>
 #include <utility>
 
 #include "runtime/engine.h"
 
 namespace whimbrel {
-namespace {
-
-constexpr std::int64_t kLookAgain = 50'000'000;
-
-void copy_text(const char* from, std::span<char> to) noexcept {
-  std::size_t n = 0;
-  for (; n + 1 < to.size() && from[n] != 0; ++n) to[n] = from[n];
-  to[n] = 0;
-}
-
-}  // namespace
 
 // The device may be changed from outside: that of a run by its file, that of a session by the program. Before there is one, the
 // new one is what will be made; afterwards what is stored goes to it from now on, and what lies on the one before moves there in
@@ -85,20 +73,6 @@ void Engine::change_device(std::uint32_t change) noexcept {
   }
   if (settings_.session != 0) describe_session();
   (replaced ? slot_->device_change : slot_->device_refused).store(change, std::memory_order_release);
-}
-
-Result<void> Engine::set_device(const char* specification, const char* device_process) noexcept {
-  std::uint32_t seen = device_done_.value();
-  copy_text(specification, asked_device_);
-  copy_text(device_process, asked_device_process_);
-  const std::uint32_t change = device_asked_.fetch_add(1, std::memory_order_release) + 1;
-  for (;; seen = device_done_.value()) {
-    if (has_ended()) return fail(Errc::kGone, 0, "the engine has ended");
-    if (slot_->device_change.load(std::memory_order_acquire) == change) return {};
-    if (slot_->device_refused.load(std::memory_order_acquire) == change) return fail(Errc::kInvalid, 0, "the device stays what it was");
-    pager_->wake_event().advance();
-    device_done_.wait(seen, kLookAgain);
-  }
 }
 
 }  // namespace whimbrel

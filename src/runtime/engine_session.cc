@@ -1,5 +1,6 @@
 // Engine: as a session of a program that uses it knowingly.
 #include <algorithm>
+#include <span>
 #include <type_traits>
 
 #include "linux/libc_engine_threads.h"
@@ -14,6 +15,12 @@ using Threads = std::conditional_t<kRawThreadsUsable, RawEngineThreads, LibcEngi
 constexpr std::int64_t kLookAgain = 50'000'000;
 constexpr std::int64_t kNoHints = INT64_MAX;
 constexpr std::int64_t kAfterFork = 1'000'000;  // an order waits for the end of one
+
+void copy_text(const char* from, std::span<char> to) noexcept {
+  std::size_t n = 0;
+  for (; n + 1 < to.size() && from[n] != 0; ++n) to[n] = from[n];
+  to[n] = 0;
+}
 
 }  // namespace
 
@@ -117,6 +124,20 @@ bool Engine::take_apart() noexcept {
 void Engine::set_budget(std::uint64_t ram, std::uint64_t total) noexcept {
   note_limits(ram, total);
   pager_->set_limits(ram, total);
+}
+
+Result<void> Engine::set_device(const char* specification, const char* device_process) noexcept {
+  std::uint32_t seen = device_done_.value();
+  copy_text(specification, asked_device_);
+  copy_text(device_process, asked_device_process_);
+  const std::uint32_t change = device_asked_.fetch_add(1, std::memory_order_release) + 1;
+  for (;; seen = device_done_.value()) {
+    if (has_ended()) return fail(Errc::kGone, 0, "the engine has ended");
+    if (slot_->device_change.load(std::memory_order_acquire) == change) return {};
+    if (slot_->device_refused.load(std::memory_order_acquire) == change) return fail(Errc::kInvalid, 0, "the device stays what it was");
+    pager_->wake_event().advance();
+    device_done_.wait(seen, kLookAgain);
+  }
 }
 
 void Engine::close_memory() noexcept {
