@@ -13,33 +13,25 @@ _whimbrel() {
   local command=$words[2]
   shift words
   (( CURRENT-- ))
+  local -a told=(
+    '--json[print the summary as JSON]'
+    '--stats[also write the summary to this file]:file:_files'
+    '--events[write each move of pages to this file]:file:_files'
+    '--sample-stacks=-[tell which places in the code wait for memory, by 1 in N faults]::N:(16 64 256)'
+    '--watchdog[seconds until a stuck engine is reported, 0 never]:seconds:(5 20 60 0)'
+    '(-q --quiet)'{-q,--quiet}'[print no summary]'
+    '(-h --help)'{-h,--help}'[help]'
+    '*::program:_normal')
   case $command in
     run)
       _arguments \
         '--ram[most memory resident and uncompressed]:size:(64M 256M 1G 4G)' \
         '--total[most memory in all]:size:(256M 1G 4G)' \
         '--device[where pages go]:device:(zstd lz4 ram file\: nbd\: chain\: mirror\:)' \
-        '--json[print the summary as JSON]' \
-        '--stats[also write the summary to this file]:file:_files' \
-        '--events[write each move of pages to this file]:file:_files' \
-        '--sample-stacks=-[tell which places in the code wait for memory, by 1 in N faults]::N:(16 64 256)' \
-        '--watchdog[seconds until a stuck engine is reported, 0 never]:seconds:(5 20 60 0)' \
         '--no-huge-pages[do not give streams 2 MiB pages]' \
-        '(-q --quiet)'{-q,--quiet}'[print no summary]' \
-        '(-h --help)'{-h,--help}'[help]' \
-        '*::program:_normal'
+        $told
       ;;
-    watch)
-      _arguments \
-        '--json[print the summary as JSON]' \
-        '--stats[also write the summary to this file]:file:_files' \
-        '--events[write each move of pages to this file]:file:_files' \
-        '--sample-stacks=-[tell which places in the code wait for memory, by 1 in N faults]::N:(16 64 256)' \
-        '--watchdog[seconds until a stuck engine is reported, 0 never]:seconds:(5 20 60 0)' \
-        '(-q --quiet)'{-q,--quiet}'[print no summary]' \
-        '(-h --help)'{-h,--help}'[help]' \
-        '*::program:_normal'
-      ;;
+    watch) _arguments $told ;;
     top)
       _arguments \
         '--once[print one look and end]' \

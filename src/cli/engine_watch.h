@@ -11,7 +11,8 @@
 //   a thread waits for memory and nobody serves anything     everybody who waits is woken to touch again; said when that helped
 //   one message taken up and not answered                    said, and said again when it is over: a device can be slow
 //
-// A program that is stopped as a whole (SIGSTOP, a debugger), is ending, or has replaced itself by another one is left alone.
+// A program that is stopped as a whole (SIGSTOP, a debugger; or both engine threads are), is ending, or has replaced itself by
+// another one is left alone, and nothing is judged by what happened while this process itself was stopped.
 // Single-threaded; prints to standard error.
 #pragma once
 
