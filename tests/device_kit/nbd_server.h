@@ -51,7 +51,11 @@ class NbdServer {
     if (!answers()) process_ = -1;
   }
   void kill() { end(SIGKILL); }
-  void stop() const { ::kill(process_, SIGSTOP); }
+  // Returns when every thread of it has stopped: until then one that runs still may answer.
+  void stop() const {
+    ::kill(process_, SIGSTOP);
+    ::waitpid(process_, nullptr, WUNTRACED);
+  }
   void go_on() const { ::kill(process_, SIGCONT); }
 
  private:
