@@ -96,14 +96,15 @@ void MirrorDevice::finish(DeviceOp& op, Result<void> result) noexcept {
   op.result = result;
 }
 
-void MirrorDevice::note(std::uint32_t leg, const Error& error) noexcept {
+bool MirrorDevice::note(std::uint32_t leg, const Error& error) noexcept {
   failed_leg_.store(leg, kRelaxed);
   if (error.code == Errc::kDeviceIo || error.code == Errc::kGone) {
     state_[leg].doubted.store(true, kRelaxed);
     state_[leg].down.store(true, kRelaxed);
-  } else if (error.code == Errc::kCorrupt) {
-    state_[leg].damaged.store(true, kRelaxed);
+    return true;
   }
+  if (error.code == Errc::kCorrupt) state_[leg].damaged.store(true, kRelaxed);
+  return false;
 }
 
 // --- release --------------------------------------------------------------------------------------------------------
@@ -324,14 +325,20 @@ void MirrorDevice::store_all(DeviceBatch& batch) noexcept {
 void MirrorDevice::store_group(Storer& storer, std::uint32_t ops) noexcept {
   Error error{.code = Errc::kDeviceIo, .where = "both legs of the mirror fail"};
   bool full = false;
-  for (std::uint32_t leg = 0; leg < kLegs; ++leg) {
-    if (!is_up(leg) && is_up(1 - leg)) continue;
+  const auto place_on = [&](std::uint32_t leg) {
     const PageGroup::Outcome outcome = storer.groups[leg].place_on(legs_, leg, false, false, storer.batch);
-    if (outcome.missing == 0) continue;
+    if (outcome.missing == 0) return true;
     error = outcome.error;
-    note(leg, error);
-    full = full || is_up(leg);
-  }
+    // Not by asking whether it is up: it may be again already.
+    if (note(leg, error)) return false;
+    full = true;
+    return true;
+  };
+  // A leg that is down is tried after all where the other one fails: it may have come back since it was last asked.
+  const bool first_is_down = !is_up(0);
+  const std::uint32_t sure = first_is_down ? 1 : 0, other = 1 - sure;
+  const bool stored = place_on(sure);
+  if (!stored || (!first_is_down && is_up(other))) (void)place_on(other);
   std::uint32_t at = 0;
   for (std::uint32_t k = 0; k < ops; ++k) {
     DeviceOp& op = *storer.ops[k];

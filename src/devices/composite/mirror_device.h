@@ -121,7 +121,8 @@ class MirrorDevice final : public Device {
   // The leg to load from.
   [[nodiscard]] std::uint32_t faster() noexcept;
   void measure(std::uint32_t leg, std::int64_t ns, std::uint32_t ops) noexcept;
-  void note(std::uint32_t leg, const Error& error) noexcept;
+  // True: the leg is left out from now on.
+  bool note(std::uint32_t leg, const Error& error) noexcept;
   void finish(DeviceOp& op, Result<void> result) noexcept;
   void release_in_unit(const SlotPlace& place) noexcept;
 

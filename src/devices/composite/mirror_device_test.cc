@@ -249,6 +249,31 @@ TEST_F(Mirror, BothLegsDeadIsAnErrorAndNothingIsLost) {
   EXPECT_EQ(leg_[1]->stats().stored_pages, 16 * kUnit);
 }
 
+TEST_F(Mirror, ALegThatHasComeBackUnaskedTakesWhatTheOtherCannot) {
+  make();
+  for (const std::uint32_t back : {0u, 1u}) {
+    SCOPED_TRACE(back);
+    const std::uint64_t at = slots_.size();
+    fail_leg(back, true);
+    put_many(at, at + 8);
+    EXPECT_FALSE(mirror_->is_up(back));
+    fail_leg(back, false);
+    fail_leg(1 - back, true);
+    const Result<DeviceSlot> slot = put(at + 8);
+    ASSERT_TRUE(slot.has_value()) << slot.error().where;
+    slots_.push_back(*slot);
+    EXPECT_TRUE(holds(*slot, at + 8));
+    fail_leg(1 - back, false);
+    expect_all("after both came back");
+    make_whole(0);
+    make_whole(1);
+    expect_leg_has_all(0);
+    make_whole(1);
+    expect_leg_has_all(1);
+    make_whole(0);
+  }
+}
+
 TEST_F(Mirror, AFullLegMakesTheMirrorFull) {
   make("ram:capacity=1M", "ram");
   Result<DeviceSlot> slot = put(0);
@@ -288,12 +313,13 @@ TEST_F(Mirror, ALegComesAndGoesUnderLoad) {
   make("ram", "lz4:unit=64K");
   std::atomic<bool> stop{false};
   std::atomic<int> wrong{0};
+  std::array<std::atomic<std::uint64_t>, 4> turns{};  // of each thread
   std::vector<std::thread> threads;
   for (std::uint64_t t = 0; t < 3; ++t) {
     threads.emplace_back([&, t] {
       Random random(t);
       std::vector<std::pair<DeviceSlot, std::uint64_t>> own;
-      while (!stop) {
+      for (; !stop; ++turns[t]) {
         const std::uint64_t seed = random.next();
         const Result<DeviceSlot> slot = put(seed);
         if (!slot) {
@@ -317,16 +343,25 @@ TEST_F(Mirror, ALegComesAndGoesUnderLoad) {
     });
   }
   threads.emplace_back([&] {
-    while (!stop) {
+    for (; !stop; ++turns[3]) {
       (void)mirror_->maintain(1 << 20);
       std::this_thread::yield();
     }
   });
+  // Whatever was under way has ended: a store that one leg has failed may be known of only now.
+  const auto all_have_begun_anew = [&] {
+    for (std::atomic<std::uint64_t>& thread : turns) {
+      const std::uint64_t before = thread;
+      if (!becomes_true([&] { return thread != before; }, std::chrono::seconds(30))) return false;
+    }
+    return true;
+  };
   for (int round = 0; round < 6; ++round) {
     const std::uint32_t leg = static_cast<std::uint32_t>(round) % 2;
     fail_leg(leg, true);
     EXPECT_TRUE(becomes_true([&] { return !mirror_->is_up(leg); }, std::chrono::seconds(30)));
     fail_leg(leg, false);
+    EXPECT_TRUE(all_have_begun_anew());
     // The other may only go once this one is whole: there is one failure at a time.
     EXPECT_TRUE(becomes_true([&] { return mirror_->is_whole(leg); }, std::chrono::seconds(30)));
   }
