@@ -174,7 +174,7 @@ class LivePager {
   }
 
   // Things that only engine threads may do, done by the background thread.
-  enum class Command { kNone, kBringAllHome, kEvictRange, kBringHome, kPin, kUnpin, kRecount, kReplaceDevice };
+  enum class Command { kNone, kBringAllHome, kEvictRange, kBringHome, kPin, kUnpin, kRecount, kReplaceDevice, kNoteMapped };
   PageCount command(Command what, PageRange range = {}) {
     range_ = range;
     command_ = what;
@@ -298,6 +298,9 @@ class LivePager {
         break;
       case Command::kPin:
         failed_ = !pager_->pin(range_);
+        break;
+      case Command::kNoteMapped:
+        pager_->note_mapped({&range_, 1}, true);
         break;
       case Command::kUnpin:
         pager_->unpin(range_);

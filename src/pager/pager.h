@@ -114,7 +114,8 @@ class Pager final : public PageMapOps, public HolePolicy, public SpaceObserver {
   void set_beat(std::atomic<std::uint64_t>* place) noexcept;
 
   // The program has just made these mappings: the large ones are registered at once, the rest by the next walk. A hint;
-  // for whoever hears of mappings as they are made. `all`: there are no others. Any thread; never waits.
+  // for whoever hears of mappings as they are made. `all`: there are no others. Any thread whose stack is not
+  // managed; never waits.
   void note_mapped(std::span<const PageRange> ranges, bool all) noexcept;
 
   // Walks the mappings: registers new ones, forgets old ones, counts when due. Returns whether anything was new.

@@ -82,8 +82,7 @@ TEST(PagerLive, AMappingThatWasToldOfIsWatchedBeforeItIsFilled) {
   for (int i = 0; i < kMappings; ++i) {
     ProgramMemory fresh(kBytes);
     const std::size_t before = get(live.stats().zero_filled_pages);
-    const PageRange range = fresh.range(0, fresh.pages());
-    live.pager().note_mapped({&range, 1}, true);
+    live.command(LivePager::Command::kNoteMapped, fresh.range(0, fresh.pages()));
     for (std::size_t k = 0; k < fresh.pages(); ++k) fresh.write(k, 2);
     wholly += get(live.stats().zero_filled_pages) - before >= fresh.pages();
     EXPECT_EQ(wrong_in(fresh, 2), 0u);
