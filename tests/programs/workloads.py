@@ -265,7 +265,7 @@ def _java_prepare(data, scale):
 
 
 def _java_command(data, scale, tools):
-    heap, n = {"ci": ("96m", "50000"), "full": ("1400m", "1000000")}[scale]
+    heap, n = {"ci": ("72m", "35000"), "full": ("1400m", "1000000")}[scale]
     # The heap at its full size from the start: how it grows depends on the time that things take.
     return ["java", f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseSerialGC", "-Xshare:auto", "-cp", data / "java", "Maps", n]
 
@@ -297,7 +297,7 @@ def _perl_prepare(data, scale):
 
 # --- git gc ---
 
-_GIT_BLOBS = {"ci": (12, 5, 500), "full": (60, 10, 2000)}  # files, versions, KiB each
+_GIT_BLOBS = {"ci": (8, 5, 500), "full": (60, 10, 2000)}  # files, versions, KiB each
 
 
 def _git_prepare(data, scale):
