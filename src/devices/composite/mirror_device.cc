@@ -327,18 +327,18 @@ void MirrorDevice::store_group(Storer& storer, std::uint32_t ops) noexcept {
   bool full = false;
   const auto place_on = [&](std::uint32_t leg) {
     const PageGroup::Outcome outcome = storer.groups[leg].place_on(legs_, leg, false, false, storer.batch);
-    if (outcome.missing == 0) return true;
+    if (outcome.missing == 0) return false;
     error = outcome.error;
     // Not by asking whether it is up: it may be again already.
-    if (note(leg, error)) return false;
-    full = true;
-    return true;
+    const bool left_out = note(leg, error);
+    full = full || !left_out;
+    return left_out;
   };
   // A leg that is down is tried after all where the other one fails: it may have come back since it was last asked.
   const bool first_is_down = !is_up(0);
   const std::uint32_t sure = first_is_down ? 1 : 0, other = 1 - sure;
-  const bool stored = place_on(sure);
-  if (!stored || (!first_is_down && is_up(other))) (void)place_on(other);
+  const bool sure_failed = place_on(sure);
+  if (sure_failed || (!first_is_down && is_up(other))) (void)place_on(other);
   std::uint32_t at = 0;
   for (std::uint32_t k = 0; k < ops; ++k) {
     DeviceOp& op = *storer.ops[k];
