@@ -1,6 +1,6 @@
 """The real programs of the matrix: how to make their input, how to start them, what of their output must be identical.
 
-Each workload has two scales: "ci" (some tens of seconds in all, 30 to 200 MB) and "full" (about 1 GB where the program can use it).
+Each workload has two scales: "ci" (some tens of seconds in all, 20 to 200 MB) and "full" (about 1 GB where the program can use it).
 Inputs are generated from fixed seeds and kept in a data directory between runs.
 """
 
