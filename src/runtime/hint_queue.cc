@@ -39,7 +39,7 @@ Result<HintQueue::Ticket> HintQueue::submit(HintKind kind, PageRange range, bool
         free->kept = kept;
         free->kind = kind;
         free->range = free->rest = range;
-        free->slice_moved = 0;
+        free->slice_moved = free->slice_tries = 0;
         free->result = HintResult();
         free->state.store(State::kQueued, std::memory_order_release);
         waiting_[(head_ + count_++) % kOrders] = static_cast<std::uint8_t>(slot);

@@ -98,7 +98,8 @@ class HintQueue {
     HintKind kind = HintKind::kReport;
     bool pinned = false;  // kPin: the range is in the pin table
     PageRange range, rest;
-    std::uint64_t slice_moved = 0;  // of a slice that a fork has interrupted
+    std::uint64_t slice_moved = 0;  // of a slice that is tried again: a fork was in between, or the kernel had a page
+    std::uint32_t slice_tries = 0;
     HintResult result;
     std::array<std::uint32_t, kReportPages> report{};
     Event done;

@@ -10,6 +10,8 @@ namespace {
 // Pages of one slice: a store of so many takes a millisecond or two.
 constexpr std::uint64_t kEvictSlice = kPagesPerHuge;
 constexpr std::uint64_t kFetchSlice = 128;
+// A page the kernel has in its own hands (it compacts memory) is to be had a moment later; one that is shared is not.
+constexpr std::uint32_t kEvictTries = 3;
 // Evicted beyond what is needed, so that not every slice has to make room anew.
 constexpr std::uint64_t kRoomAhead = 128;
 
@@ -83,9 +85,11 @@ HintQueue::Step HintQueue::evict(Order& order, Pager& pager) noexcept {
   EvictionNote note;
   order.slice_moved += pager.evict_range(part, &note).raw();
   if (note.parked) return Step::kLater;
-  const std::uint64_t moved = order.slice_moved;
-  order.slice_moved = 0;
   const Counts after = look(pager, part);
+  const bool busy = after.resident > after.pinned + after.unmanaged && !note.device_full;
+  if (busy && ++order.slice_tries < kEvictTries) return Step::kMore;
+  const std::uint64_t moved = order.slice_moved;
+  order.slice_moved = order.slice_tries = 0;
   result.moved += moved;
   result.already += after.away > moved ? after.away - moved : 0;
   result.empty += after.empty;
